@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-from pathlib import Path
 from typing import Any, TypeGuard
 
 
@@ -25,10 +23,3 @@ def check_switches(owner: str, **values: Any) -> None:
     for argument, value in values.items():
         if not isinstance(value, bool):
             raise TypeError(f"{owner}({argument}={value!r}): write True or False.")
-
-
-def as_path(owner: str, argument: str, path: Any, form: str) -> Path:
-    """A string or path as a path; `form` describes it in messages: "a file's name, as in 'log.csv'"."""
-    if not isinstance(path, (str, os.PathLike)) or not str(path):
-        raise TypeError(f"{owner}({argument}={path!r}): pass {form}.")
-    return Path(path)

@@ -7,8 +7,8 @@ from typing import Any
 
 from callbacks.core import draws
 from callbacks.core.contract import Callback, LearnerProtocol, Order
-from callbacks.core.settings import as_path
 from callbacks.distributed.joining import OtherRankError
+from callbacks.history.paths import as_path
 
 FILE = "blackbox.pt"
 

@@ -16,6 +16,7 @@ from fastcore.foundation import L
 from callbacks.history import history_plot
 from callbacks.history.direction import Direction, guess_direction
 from callbacks.history.packed_rows import PackedRows
+from callbacks.history.paths import as_path, replacing
 from callbacks.history.scalars import Scalars
 
 if TYPE_CHECKING:
@@ -125,8 +126,9 @@ class History:
         Returns:
             The file's path.
         """
-        path = Path(path)
-        with path.open("w", newline="", encoding="utf-8") as file:
+        path = as_path("to_csv", "path", path, "the name of a file, such as 'history.csv'")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.names, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows)

@@ -15,6 +15,7 @@ from callbacks.core.every import Every
 from callbacks.core.output import Output
 from callbacks.core.settings import check_count
 from callbacks.history.drawing import BLUE, add_legend, new_figure, png_of, style
+from callbacks.history.paths import as_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +69,11 @@ class PlotSnapshots(Callback):
         super().__init__(name=name)
         check_settings(n, draw, ylim)
         self.n, self.every, self.draw, self.ylim = n, Every(every), draw, ylim
-        self.path = None if path is None else Path(path)
+        self.path = (
+            None
+            if path is None
+            else as_path("PlotSnapshots", "path", path, "the name of a file, such as 'fit.png'")
+        )
         self.figure: Figure | None = None
         self._axes: list[Axes] = []
         self._path: Path | None = None

@@ -10,9 +10,8 @@ from typing import Any, TextIO
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.output import Output
-from callbacks.core.settings import as_path
+from callbacks.history.paths import as_path, replacing
 from callbacks.record.recorder import Recorder
-from callbacks.save.whole_file import replacing
 
 
 class CSVLogger(Callback):

@@ -10,8 +10,9 @@ import torch
 
 from callbacks.core.contract import OPERATIONS, Callback, LearnerProtocol, Order
 from callbacks.core.output import Output, print_line
-from callbacks.core.settings import as_path, check_count
+from callbacks.core.settings import check_count
 from callbacks.core.warning import warn
+from callbacks.history.paths import as_path
 
 if TYPE_CHECKING:
     from torch.profiler import profile

@@ -14,9 +14,8 @@ from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.every import Every
 from callbacks.core.missing_names import import_extra
 from callbacks.core.output import Output
-from callbacks.core.settings import as_path
+from callbacks.history.paths import as_path, replacing
 from callbacks.record.tracked import files_of, settings_of
-from callbacks.save.whole_file import replacing
 
 Write = Callable[[dict[str, float], int], Any]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from callbacks.history.history import show
-from callbacks.save.whole_file import replacing
+from callbacks.history.paths import replacing
 from learner.cli.parser import Parser, Verbs, add_plain_verb, add_trust
 from learner.data.data import InputsOnly
 from learner.data.samples import Sample, Samples

@@ -15,6 +15,7 @@ from typing import IO, Any, cast
 import torch
 from torch import Tensor
 
+from callbacks.history.paths import followed
 from learner.files import archive, payload
 from learner.files.sync import sync, sync_folder
 from learner.files.trailer import ANOTHER, FORMAT, TRAILER_SIZE, check_complete, fields_of, trailer
@@ -43,9 +44,10 @@ def write(path: str | Path, contents: dict[str, Any], *, durable: bool = True) -
         raise IsADirectoryError(f"{path} is a folder: pass a file, such as {str(Path(path, 'model.pt'))!r}.")
     contents = {"format": FORMAT, **contents}
     n_bytes = sum(tensor.untyped_storage().nbytes() for tensor in tensors_of(contents))
-    path = Path(path).absolute()
+    path = followed(Path(path).absolute())
     part = path.with_name(path.name + ".tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             fill(file, contents)
             if durable:
@@ -179,6 +181,8 @@ def open_file(path: Path) -> io.BufferedReader:
     if path.is_dir():
         there = names_in(path)
         raise ValueError(f"it is a folder. Pass a file{' in it: ' + there if there else ''}.")
+    if path.is_symlink() and not path.exists():
+        raise ValueError(f"it is a link to {path.readlink()}, which does not exist.")
     if not path.is_file():
         raise ValueError(f"there is no such file. {nearest(path)}")
     return path.open("rb")
@@ -213,7 +217,7 @@ def tensors_of(contents: Any) -> Iterator[Tensor]:
 def space_note(error: OSError, path: Path, n_bytes: int) -> str:
     """Describe what could not be written and where; if the disk is full, also its free space."""
     if error.errno not in NO_SPACE:
-        return f"while the checkpoint {path} was written; the previous file is unchanged."
+        return f"while the checkpoint {path} was written; nothing was changed."
     try:
         free = f"{shutil.disk_usage(path.parent).free:,} are free"
     except OSError:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from callbacks.history.paths import followed
 from learner.files.checkpoint_file import NO_SPACE
 
 #: bfloat16 and the kinds of float8, which NumPy does not have
@@ -38,7 +39,7 @@ class RowFile:
         self.path, self.shape, self.dtype, self.n_rows = path, first.shape[1:], first.dtype, 0
         self._numpy_dtype = as_array(first[:0]).dtype
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._part = followed(path).with_name(f".{path.name}.{os.getpid()}.part")
         self._file = self._part.open("wb")
         try:
             self._reserve(n_rows)
@@ -76,7 +77,7 @@ class RowFile:
         self._file.truncate()  # what was reserved and not written
         self._write_header()
         self._file.close()
-        self._part.replace(self.path)
+        self._part.replace(followed(self.path))
         is_empty = not self.n_rows * self.shape.numel()  # which cannot be mapped
         return np.load(self.path, mmap_mode=None if is_empty else "r", allow_pickle=False)
 

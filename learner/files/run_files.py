@@ -50,10 +50,10 @@ from torch.nn.parameter import is_lazy
 
 from callbacks.core.contract import LearnerProtocol
 from callbacks.core.ranks import is_first_process
+from callbacks.history.paths import replacing
 from callbacks.model.module_state import EXTRA
 from callbacks.model.named import COMPILED
 from callbacks.model.shards import whole
-from callbacks.save.whole_file import replacing
 from learner.files.checkpoint_file import is_plain
 from learner.files.plain import to_plain
 from learner.files.safetensors_file import write_safetensors

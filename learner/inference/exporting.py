@@ -14,6 +14,7 @@ from torch import Tensor
 
 from callbacks.core.output import print_line
 from callbacks.core.warning import warn
+from callbacks.history.paths import as_path, followed
 from callbacks.record.unkept import note_kept
 from learner.data.data import InputsOnly
 from learner.data.items import in_batch, n_items_of
@@ -65,7 +66,7 @@ def export(
         ValueError: the format is unknown, the model cannot be exported, or the file does not agree with
             `predict`. An existing file is not changed.
     """
-    path = Path(path).absolute()
+    path = as_path("export", "path", path, "the name of a file, such as 'model.pt2'").absolute()
     write = programs.writer_of(path)
     is_program = write is not programs.write_weights
     with optimizer_modes.in_eval_mode(learn), torch.no_grad(), unchanged(learn):
@@ -243,11 +244,12 @@ def disagreement(learn: FullLearner, n_items: int, what: str) -> str:
 def temporary(path: Path) -> Iterator[Path]:
     """A file of this name in a temporary folder beside it, which replaces it if the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+    target = followed(path)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{path.name}.") as folder:
         yield Path(folder) / path.name
         written = sorted(Path(folder).iterdir(), key=lambda each: each.name == path.name)
         for each in written:  # the weights that belong to a large ONNX file come first
             with each.open("rb+") as file:
-                sync(file.fileno(), path.parent)
-            each.replace(path.parent / each.name)
-    sync_folder(path.parent)
+                sync(file.fileno(), target.parent)
+            each.replace(target if each.name == path.name else target.parent / each.name)
+    sync_folder(target.parent)

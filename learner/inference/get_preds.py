@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from callbacks.history.paths import as_path
 from learner.data.leaks import checked
 from learner.data.loaders import n_batches_of
 from learner.data.tensors import describe
@@ -109,7 +110,8 @@ class Request:
                 "Leave keep out, or call get_preds once for the losses."
             )
         if self.to is not None:
-            self._check_file(Path(self.to))
+            self.to = as_path("get_preds", "to", self.to, "the name of a file, such as 'preds.npy'")
+            self._check_file(self.to)
 
     def _check_file(self, path: Path) -> None:
         if self.returns == "batches":

@@ -22,10 +22,10 @@ from torch import Tensor
 from callbacks import Callback, Checkpoint, DeviceStats, LearnerProtocol, Order, Throughput
 from callbacks.core import draws
 from callbacks.guard.last_good import tensors_of
+from callbacks.history.paths import replacing
 from callbacks.model.declared import values_of
 from callbacks.model.plain_attributes import is_storable, plain_state
 from callbacks.place.device import tensors_in
-from callbacks.save.whole_file import replacing
 from learner.files.plain import to_plain
 from learner.files.run_files import send_files_to
 from learner.learner import Learner

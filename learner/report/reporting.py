@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from html import escape
 from pathlib import Path
+from typing import Any
 
+from callbacks.history.paths import as_path, replacing
 from learner.messages.keywords import suggest_keywords
 from learner.report.answers_section import answers_section
 from learner.report.records import Record, record_of_learner
@@ -25,9 +27,11 @@ class RunReport:
 
     def save(self, path: str | Path) -> RunReport:
         """Write the page to a file; folders that are missing are created."""
-        self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(self.html, encoding="utf-8")
+        path = page_path("save", path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part:
+            part.write_text(self.html, encoding="utf-8")
+        self.path = path
         return self
 
     def __repr__(self) -> str:
@@ -49,7 +53,16 @@ def report(learn: FullLearner, path: str | Path | None = None, *, answers: bool 
         path: the file to write, such as `"report.html"`; None writes nothing, and a notebook shows the page.
         answers: run the model on the validation data, for a confusion matrix or residuals.
     """
+    path = None if path is None else page_path("report", path)
     return made(record_of_learner(learn), learn if answers else None, path)
+
+
+def page_path(owner: str, path: Any) -> Path:
+    """The file for a page, checked before a page is made."""
+    found = as_path(owner, "path", path, "the name of a file, such as 'report.html'")
+    if found.is_dir():
+        raise IsADirectoryError(f"{owner}(path={str(path)!r}): this is a folder; pass a file in it.")
+    return found
 
 
 def made(record: Record, learn: FullLearner | None, path: str | Path | None = None) -> RunReport:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from callbacks.core.modules import loss_module
 from callbacks.core.output import print_line
+from callbacks.history.paths import as_path
 from callbacks.save.checkpoint_folder import checkpoints_in
 from learner.files.run_files import BEST, SUFFIXES, weights_file
 from learner.messages.keywords import suggest_keywords
@@ -36,7 +37,8 @@ def load_best(learn: FullLearner, folder: str | Path | None = None) -> Path:
         FileNotFoundError: there is no such file; the message says where it was looked for.
         CheckpointError, ValueError: the file is damaged, or of another model. Nothing is changed.
     """
-    folders = [Path(folder)] if folder is not None else folders_of(learn)
+    form = "the name of a folder, such as 'runs/first'"
+    folders = [as_path("load_best", "folder", folder, form)] if folder is not None else folders_of(learn)
     path = next(filter(None, map(best_in, folders)), None)
     if path is None:
         raise FileNotFoundError(no_best(folders))
@@ -74,10 +76,13 @@ def no_best(folders: list[Path]) -> str:
             "Checkpoint('runs/first', best='valid_loss') before the fit, or pass the folder of a run. A "
             "Checkpoint that was passed to a fit is used by that fit only: load_best('its folder')."
         )
+    if folders[0].is_file():
+        return f"load_best: {folders[0]} is a file: load it with learn.load(path), or pass its folder."
     places = ", ".join(map(str, folders))
+    missing = "" if any(each.is_dir() for each in folders) else ", because the folder does not exist"
     return (
-        f"load_best: {places} has no {names}. Checkpoint(..., best='valid_loss') keeps the best weights, and "
-        "so does a run of a recipe in which a callback monitors a result."
+        f"load_best: {places} has no {names}{missing}. Checkpoint(..., best='valid_loss') keeps the best "
+        "weights, and so does a run of a recipe in which a callback monitors a result."
     )
 
 

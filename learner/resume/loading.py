@@ -11,6 +11,7 @@ import torch
 
 from callbacks.core.modules import modules_beside
 from callbacks.core.output import print_line
+from callbacks.history.paths import as_path
 from callbacks.model import shards
 from callbacks.model.lazy import empties_in
 from callbacks.model.named import named_tensors
@@ -109,22 +110,21 @@ def load(learn: FullLearner, path: str | Path, *, only: Literal["model"] | None 
             learner. Nothing is changed.
         ValueError: it is of another model, optimizer or list of callbacks. Nothing is changed.
     """
+    path = as_path("load", "path", path, "the name of a file, such as 'model.pt'")
     if only not in (None, "model"):
         raise ValueError(f"load(only={only!r}): choose 'model', or None for everything.")
     if weights_file.is_weights_file(path):
-        weights_file.put_weights(learn.model, Path(path).absolute())
-        print_line(
-            f"{Path(path).name}: only the weights were loaded; the file holds nothing else for a learner"
-        )
+        weights_file.put_weights(learn.model, path.absolute())
+        print_line(f"{path.name}: only the weights were loaded; the file holds nothing else for a learner")
         return
-    contents = matched(learn, read(path), Path(path))
+    contents = matched(learn, read(path), path)
     if only is None:
         parts = ("model", "optimizer", "callbacks")
-        differences(contents["fingerprint"], fingerprint(learn), Path(path), parts=parts, fix=LOAD_FIX)
+        differences(contents["fingerprint"], fingerprint(learn), path, parts=parts, fix=LOAD_FIX)
         with unchanged_on_error(Undo(learn), path):
             restore(learn, contents)
     else:
-        differences(contents["fingerprint"], fingerprint(learn), Path(path), parts=("model",), fix=MODEL_FIX)
+        differences(contents["fingerprint"], fingerprint(learn), path, parts=("model",), fix=MODEL_FIX)
         with unchanged_on_error(Undo(learn), path):
             snapshots.put_tensors(learn.model, contents)
             learn.loop.moved.known.update(each for each in contents["moved"] if each.startswith("model."))

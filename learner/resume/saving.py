@@ -16,6 +16,7 @@ from callbacks.core.pending import PendingSave
 from callbacks.core.ranks import is_first_process
 from callbacks.core.warning import warn
 from callbacks.distributed.group import Members
+from callbacks.history.paths import as_path
 from callbacks.model import shards
 from callbacks.record.unkept import note_kept
 from learner.data.sharing import Share
@@ -57,7 +58,7 @@ def save(learn: FullLearner, path: str | Path, *, at: At | None = None, without:
         TypeError: a callback's state holds something that cannot be saved; the message says where.
         OSError: the file cannot be written.
     """
-    path = Path(path).absolute()
+    path = as_path("save", "path", path, "the name of a file, such as 'model.pt'").absolute()
     if not takes_part(learn, at):
         return path
     with collected(learn, path, at) as contents:
@@ -104,7 +105,8 @@ def async_save(
 
     Source: `torch.distributed.checkpoint.async_save`, which writes the tensors of sharded models.
     """
-    path, then = Path(path).absolute(), then or (lambda: None)
+    path = as_path("async_save", "path", path, "the name of a file, such as 'model.pt'").absolute()
+    then = then or (lambda: None)
     if not takes_part(learn, at):
         return PendingSave(lambda: None)
     with collected(learn, path, at) as contents:

@@ -12,6 +12,7 @@ import torch
 from callbacks.core.output import print_line
 from callbacks.core.warning import warn
 from callbacks.history.history import History
+from callbacks.history.paths import as_path
 from learner.data.data import Data
 from learner.data.samples import Sample
 from learner.files.run_files import BEST, FINAL, read_facts, send_files_to, shown_path, weights_file
@@ -55,7 +56,7 @@ def open_run(folder: str | Path, weights: Which = "final", *, allow: Iterable[st
     """
     if weights not in get_args(Which):
         raise ValueError(f"open_run(weights={weights!r}): choose 'final', 'best' or 'checkpoint'.")
-    folder = Path(folder).absolute()
+    folder = as_path("open_run", "folder", folder, "a run's folder, such as 'runs/digits-1'").absolute()
     if not (folder / "recipe.yaml").is_file():
         hint = hint_for_files(folder) or other(folder)
         raise FileNotFoundError(f"{folder} is not a run's folder: it has no recipe.yaml.{hint}")

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from callbacks.core.given import as_callbacks
+from callbacks.history.paths import as_path, replacing
 from learner.data import datasets
 from learner.engine.composition import as_list
 from learner.messages.keywords import suggest_keywords
@@ -65,7 +66,7 @@ def to_script(
     Warns:
         LearnerWarning: the learner has not trained yet, and its weights are not those that the seed gives.
     """
-    path = Path(path)
+    path = as_path("to_script", "path", path, "the name of a file, such as 'train.py'")
     folder = path.absolute().parent
     if type(n_epochs) is not int or n_epochs < 0:
         raise ValueError(f"to_script(n_epochs={n_epochs!r}): pass the number of epochs, 0 or more.")
@@ -90,7 +91,8 @@ def write_script(script: Script, path: Path) -> None:
             f"{path} exists, and was not written by to_script: pass another name, or delete it."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(script.text(head_of(script)), encoding="utf-8")
+    with replacing(path) as part:
+        part.write_text(script.text(head_of(script)), encoding="utf-8")
 
 
 def head_of(script: Script) -> str:
