@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from learner.cli.parser import Parser, Verbs, add_recipe_verb, load
+from learner.cli.parser import Parser, Verbs, add_recipe_verb, check_output, load
 from learner.cli.predicting import add_run_verb, opened
 from learner.recipes.recipe import Recipe
 from learner.recipes.recipe_errors import Mistake, mistaken
@@ -31,6 +31,7 @@ def add_verbs(verbs: Verbs[Parser]) -> None:
 
 def do_to_script(options: argparse.Namespace) -> int:
     """Write the script."""
+    check_output(options.output)
     recipe = load(options)
     path = options.output or Path(options.recipe).parent / "train.py"
     try:
@@ -87,6 +88,7 @@ def report_files(script: Script, recipe: Recipe, path: Path) -> None:
 
 def do_export(options: argparse.Namespace) -> int:
     """Open a run, and write its model."""
+    check_output(options.file, "the file")
     learn = opened(options)
     with mistaken(ImportError, OSError, TypeError, ValueError):
         learn.export(options.file, dynamic=options.dynamic)

@@ -21,8 +21,8 @@ class Parser(argparse.ArgumentParser):
     """argparse's parser, with suggestions."""
 
     def error(self, message: str) -> NoReturn:
-        word = message.partition("invalid choice: '")[2].partition("'")[0]
-        if word and word not in VERBS:
+        word = message.partition("argument command: invalid choice: '")[2].partition("'")[0]
+        if word:
             close = closest(word, VERBS)
             looks_like_file = word.endswith((".yaml", ".yml"))
             meant = f"learner run {word}" if looks_like_file else f"learner {close}" if close else ""
@@ -53,6 +53,15 @@ def add_trust(parser: Parser) -> None:
     text = "allow the recipe to import from this package"
     parser.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help=text)
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+
+
+def check_output(path: Path | None, option: str = "--output") -> None:
+    """Refuse a file that cannot be written because of a folder or a file in the way."""
+    if path is not None and path.is_dir():
+        raise Mistake(f"{option} {path}: this is a folder; pass a file in it.")
+    blocking = next((each for each in path.parents if each.is_file()), None) if path else None
+    if blocking is not None:
+        raise Mistake(f"{option} {path}: {blocking} is a file, and not a folder.")
 
 
 def load(options: argparse.Namespace) -> Recipe:

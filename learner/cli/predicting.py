@@ -15,7 +15,7 @@ from torch import Tensor
 
 from callbacks.history.history import show
 from callbacks.history.paths import replacing
-from learner.cli.parser import Parser, Verbs, add_plain_verb, add_trust
+from learner.cli.parser import Parser, Verbs, add_plain_verb, add_trust, check_output
 from learner.data.data import InputsOnly
 from learner.data.samples import Sample, Samples
 from learner.data.tensors import as_column, counted
@@ -73,14 +73,8 @@ def opened(options: argparse.Namespace) -> Learner:
 
 def do_predict(options: argparse.Namespace) -> int:
     """Predict the items of a file."""
-    path: Path | None = options.output
-    if path is not None and path.suffix not in OUTPUTS:
-        raise Mistake(f"--output {path}: predictions are written to files that end in {', '.join(OUTPUTS)}.")
-    if options.batch_size < 1:
-        raise Mistake(f"--batch-size {options.batch_size}: pass 1 or more.")
-    if not options.input.is_file():
-        raise Mistake(f"--input {options.input}: there is no such file.")
-    learn = opened(options)
+    check_predict(options)
+    learn, path = opened(options), options.output
     samples = training_samples(learn) or {}
     names = [name.strip() for name in options.columns.split(",") if name.strip()]
     batches = FileBatches(read_inputs(options.input, samples, names), samples, options.batch_size)
@@ -91,13 +85,37 @@ def do_predict(options: argparse.Namespace) -> int:
             write_csv(preds, sys.stdout)
         elif not is_array:
             write(preds, path)
+    except BrokenPipeError:
+        raise  # the reader of the output has ended
     except (OSError, ValueError) as error:
-        if isinstance(error, BrokenPipeError):
-            raise  # the reader of the output has ended
         raise Mistake(str(error)) from error
+    except Exception as error:
+        if options.traceback:
+            raise
+        raise Mistake(f"{options.input}: {in_words(error)}\nFor the traceback add --traceback.") from error
     if path is not None:
         print(f"wrote {counted(batches.n_items, 'prediction', 'predictions')} to {path}")
     return 0
+
+
+def check_predict(options: argparse.Namespace) -> None:
+    """Check the options of `predict` before the run is opened."""
+    path: Path | None = options.output
+    if path is not None and path.suffix not in OUTPUTS:
+        raise Mistake(f"--output {path}: predictions are written to files that end in {', '.join(OUTPUTS)}.")
+    if options.batch_size < 1:
+        raise Mistake(f"--batch-size {options.batch_size}: pass 1 or more.")
+    if not options.input.is_file():
+        raise Mistake(f"--input {options.input}: there is no such file.")
+    check_output(path)
+    if path is not None and path.exists() and path.samefile(options.input):
+        raise Mistake(f"--output {path}: this is the input file, which stays as it is; pass another name.")
+
+
+def in_words(error: Exception) -> str:
+    """An error that the model raised for the inputs, with its notes."""
+    title = f"the model cannot take these inputs: {type(error).__name__}: {error}"
+    return "\n".join([title, *getattr(error, "__notes__", [])])
 
 
 def do_test(options: argparse.Namespace) -> int:
@@ -164,6 +182,7 @@ def write_csv(preds: Any, file: IO[str]) -> None:
         )
     columns = preds[:, None] if preds.ndim == 1 else preds
     names = ["pred"] if columns.shape[1] == 1 else [f"pred_{n}" for n in range(columns.shape[1])]
-    form = "%.9g" if preds.is_floating_point() else "%d"
+    digits = 17 if preds.dtype == torch.float64 else 9
+    form = f"%.{digits}g" if preds.is_floating_point() else "%d"
     array = columns.double().numpy() if preds.is_floating_point() else columns.long().numpy()
     np.savetxt(file, array, fmt=form, delimiter=",", header=",".join(names), comments="")

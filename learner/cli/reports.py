@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from learner.cli.parser import Parser, Verbs, add_plain_verb
+from learner.cli.parser import Parser, Verbs, add_plain_verb, check_output
 from learner.files.run_files import BEST, FINAL, weights_file
 from learner.learner import Learner
 from learner.recipes.recipe_errors import Mistake, mistaken
@@ -53,6 +53,7 @@ def do_runs(options: argparse.Namespace) -> int:
 
 def do_report(options: argparse.Namespace) -> int:
     """Write the report of a run."""
+    check_output(options.output)
     with mistaken(ValueError):
         record = record_of_folder(options.run)
     learn = None if options.no_answers or not record.rows else learner_of(record)
@@ -75,6 +76,7 @@ def learner_of(record: Record) -> Learner | None:
 
 def do_compare(options: argparse.Namespace) -> int:
     """Print runs side by side, and write the page if a file is given."""
+    check_output(options.output)
     with mistaken(ValueError):
         found = compare(*options.runs)
     print(found)

@@ -47,7 +47,6 @@ def write(path: str | Path, contents: dict[str, Any], *, durable: bool = True) -
     path = followed(Path(path).absolute())
     part = path.with_name(path.name + ".tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             fill(file, contents)
             if durable:
@@ -217,7 +216,7 @@ def tensors_of(contents: Any) -> Iterator[Tensor]:
 def space_note(error: OSError, path: Path, n_bytes: int) -> str:
     """Describe what could not be written and where; if the disk is full, also its free space."""
     if error.errno not in NO_SPACE:
-        return f"while the checkpoint {path} was written; nothing was changed."
+        return f"while the checkpoint {path} was written; the previous file is unchanged."
     try:
         free = f"{shutil.disk_usage(path.parent).free:,} are free"
     except OSError:

@@ -94,7 +94,10 @@ class Gathered:
         if self.path is None:
             self._columns = [(LateBlock if is_on_cuda(row) else Block)(row, n_rows) for row in rows.values()]
         else:
-            self._columns = [RowFile(file_of(self.path, name), each, n_rows) for name, each in rows.items()]
+            files: list[RowFile] = []
+            self._columns = files  # one by one: if one cannot be made, `discard` removes the others
+            for name, each in rows.items():
+                files.append(RowFile(file_of(self.path, name), each, n_rows))
 
     def _fits(self, part: Any, rows: dict[Any, Tensor]) -> bool:
         if type(part) is not type(self._first) or len(rows) != len(self._columns):
@@ -165,7 +168,13 @@ def has_rows(item: Any, n_items: int) -> bool:
 
 
 def file_of(path: Path, name: Any) -> Path:
-    """The file of one of several tensors: `preds.logits.npy`; of a single one, the path itself."""
+    """The file of one of several tensors: `preds.logits.npy`; of a single one, the path itself.
+
+    Raises:
+        JoinError: the name cannot be a part of a file's name.
+    """
+    if any(each in str(name) for each in "/\\\0"):
+        raise JoinError(f"preds has a part {name!r}, which cannot be a part of a file's name")
     return path if name == "" else path.with_name(f"{path.stem}.{name}{path.suffix}")
 
 

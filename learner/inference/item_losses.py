@@ -43,12 +43,16 @@ class ItemLosses:
         Raises:
             ValueError: a single item has no loss; the message has the reason.
         """
-        if self._function is not None:
-            found = self._all_at_once(learn)
-            if found is not None:
-                return found
-            self._function = None
-        return self._one_by_one(learn)
+        try:
+            if self._function is not None:
+                found = self._all_at_once(learn)
+                if found is not None:
+                    return found
+                self._function = None
+            return self._one_by_one(learn)
+        except Exception as error:
+            learn.loop.place.note_operation_error(error, "compute_loss")  # for the notes of the error
+            raise
 
     def _all_at_once(self, learn: FullLearner) -> Tensor | None:
         targets = learn.targets if type(learn.targets) is tuple else (learn.targets,)

@@ -171,6 +171,11 @@ def as_tensor(targets: Any) -> Tensor:
     """The targets as a tensor, whose bool is 0 and 1."""
     if isinstance(targets, Mapping) and isinstance(targets.get("labels"), Tensor):
         targets = targets["labels"]
+    if targets is None:
+        raise ValueError(
+            "the batches have no targets to compare the predictions with: pass a loader whose batches are "
+            "(inputs, targets)."
+        )
     if not isinstance(targets, Tensor):
         raise TypeError(
             f"Interpretation: the targets are {describe(targets)}, but one tensor is needed. Pass target= to "

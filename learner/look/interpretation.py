@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,14 +10,14 @@ import torch
 from torch import Tensor
 
 from callbacks.core.foreign_names import INTERPRETATION_WORDS
-from callbacks.core.settings import check_count
+from callbacks.core.settings import check_count, is_number
 from learner.inference.get_preds import get_preds
 from learner.inference.item_losses import with_items
 from learner.inference.kept_part import Keep
 from learner.look import answer_pictures
 from learner.look.answers import Answers, Kind, answers_of
 from learner.look.class_report import ClassReport, class_report, number_report
-from learner.look.items import Show, draw_items, first_items, known_names, result_titles, single
+from learner.look.items import Show, as_names, draw_items, first_items, known_names, result_titles, single
 from learner.look.masks import draw_masks, wrong_pixels
 from learner.messages.keywords import suggest_keywords
 from learner.messages.missing_attributes import hints
@@ -103,6 +104,8 @@ class Interpretation:
     ):
         if kind not in (None, *METHODS):
             raise ValueError(f"Interpretation(kind={kind!r}): choose {' or '.join(map(repr, METHODS))}.")
+        check_arguments(learn, target, threshold, ignore_index)
+        classes = None if classes is None else as_names("Interpretation", classes)
         wanted = {"keep": keep, "with_inputs": inputs, "with_loss": losses}
         try:
             found = list(get_preds(learn, loader, **wanted))
@@ -261,13 +264,34 @@ def check_inside(found: Answers) -> None:
         )
 
 
-def names_of(classes: Sequence[Any] | None, loader: Any, found: Answers) -> list[Any]:
-    """A name for each class: those that were passed, those of the data set (as torchvision's), or numbers."""
+def names_of(classes: list[Any] | None, loader: Any, found: Answers) -> list[Any]:
+    """A name for each class: those that were passed, those of the data set (as torchvision's), or numbers.
+
+    Names that are there twice, as in ImageNet, get their numbers.
+    """
     if classes is None:
-        return known_names(loader, found.n_classes) or list(range(found.n_classes))
-    if isinstance(classes, str) or len(classes) != found.n_classes:
+        classes = known_names(loader, found.n_classes) or list(range(found.n_classes))
+    if len(classes) != found.n_classes:
         raise ValueError(
             f"Interpretation(classes={classes!r}): {len(classes)} names for {found.n_classes} {found.kind}. "
             "Pass a list with a name for each, in the order of their numbers."
         )
-    return list(classes)
+    counts = Counter(map(str, classes))
+    return [name if counts[str(name)] == 1 else f"{name} ({n})" for n, name in enumerate(classes)]
+
+
+def check_arguments(learn: Any, target: Any, threshold: Any, ignore_index: Any) -> None:
+    """Check the arguments of `Interpretation` before the pass.
+
+    Raises:
+        TypeError: one of them is of another type than described.
+    """
+    if not hasattr(learn, "get_preds"):
+        hint = "a run's folder is opened with learner.open_run(folder)"
+        raise TypeError(f"Interpretation({type(learn).__name__}): pass a learner; {hint}.")
+    if target is not None and not callable(target):
+        raise TypeError(f"Interpretation(target={target!r}): pass a function of the targets.")
+    if threshold is not None and not is_number(threshold):
+        raise TypeError(f"Interpretation(threshold={threshold!r}): pass a number.")
+    if ignore_index is not None and type(ignore_index) is not int:
+        raise TypeError(f"Interpretation(ignore_index={ignore_index!r}): pass a whole number.")

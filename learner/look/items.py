@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,9 +54,19 @@ def draw_items(
         if show is None:
             draw_item(ax, item_at(inputs, n))
         else:
-            show(ax, item_at(inputs, n), item_at(targets, n), item_at(preds, n))
+            drawn_by(show, ax, item_at(inputs, n), item_at(targets, n), item_at(preds, n))
     figure: Any = axes[0].figure
     return figure
+
+
+def drawn_by(show: Show, *arguments: Any) -> None:
+    """Draw an item with the user's function."""
+    try:
+        show(*arguments)
+    except TypeError as error:
+        if error.__traceback__ is not None and error.__traceback__.tb_next is None:  # not raised within it
+            error.add_note("show is called as show(ax, inputs, target, pred)")
+        raise
 
 
 def draw_item(ax: Axes, item: Any) -> None:
@@ -200,6 +210,20 @@ def name_of(number: int, classes: Sequence[Any]) -> str:
     if not 0 <= number < len(classes):
         raise ValueError(f"there is a class {number}, but classes= has {len(classes)} names, from 0 on.")
     return str(classes[number])
+
+
+def as_names(owner: str, classes: Any) -> list[Any]:
+    """The names of classes, in the order of their numbers.
+
+    Raises:
+        TypeError: they have no order, or are not several names.
+    """
+    if isinstance(classes, (str, Mapping, Set)) or not isinstance(classes, Iterable):
+        raise TypeError(
+            f"{owner}(classes={classes!r}): pass a list with a name for each class, in the order of their "
+            "numbers."
+        )
+    return list(classes)
 
 
 def known_names(loader: Any, n_classes: int | None = None) -> list[Any] | None:

@@ -19,6 +19,7 @@ from learner.look.answers import answers_of, ignored_by
 from learner.look.items import (
     MAX_NUMBERS,
     Show,
+    as_names,
     draw_items,
     first_items,
     in_words,
@@ -67,7 +68,7 @@ def show_batch(
     with keep_random_states():  # a function of yours that splits the batch may draw
         inputs, targets = learn.data.split(batch)
         chosen = range(min(n, in_batch(learn.data, batch)))
-    names = known_names(loader) if classes is None else classes
+    names = known_names(loader) if classes is None else as_names("show_batch", classes)
     words = [target_in_words(targets, k, names) for k in chosen]
     shown = first_items(targets, chosen)
     figure = draw_items(first_items(single(inputs), chosen), words, show, shown)
@@ -117,7 +118,7 @@ def show_results(
     if show is not None:
         return draw_items(parts[0], [""] * len(chosen), show, *parts[1:])
     found = answers_of(preds, targets, learn.loss_func)
-    names = known_names(loader, found.n_classes) if classes is None else classes
+    names = known_names(loader, found.n_classes) if classes is None else as_names("show_results", classes)
     words = result_titles(found, names or range(found.n_classes), chosen)
     figure = draw_items(parts[0], words, None)
     draw_masks(figure, found.answers[: len(chosen)], names, wrong_pixels(found, slice(len(chosen))))

@@ -41,8 +41,8 @@ def save(learn: FullLearner, path: str | Path, *, at: At | None = None, without:
 
     Args:
         learn: the learner.
-        path: the file; an existing one is replaced when the new one is complete on disk. The weights and
-            buffers are `torch.load(path)["model"]`.
+        path: the file; an existing one is replaced when the new one is complete on disk, and a missing folder
+            is created. The weights and buffers are `torch.load(path)["model"]`.
         at: for callbacks that save: the position in the fit at which `fit(resume="auto")` resumes: after a
             `"batch"`, after an `"epoch"`, or at the `"end"` of a fit that was cancelled. With None the file
             is only for `load`, and also with `"before"`, for weights before the last update. If several
@@ -61,6 +61,8 @@ def save(learn: FullLearner, path: str | Path, *, at: At | None = None, without:
     path = as_path("save", "path", path, "the name of a file, such as 'model.pt'").absolute()
     if not takes_part(learn, at):
         return path
+    if at is None and not path.parent.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
     with collected(learn, path, at) as contents:
         ranks = Members() if shards.are_in(learn.model) else learn.ranks
         if is_in_parts(learn, at, without):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from callbacks.core.output import print_line
 from learner.data.samples import Sample, Samples
 from learner.data.tensors import counted, describe, is_array
 from learner.recipes.recipe_errors import Mistake, closest
@@ -140,7 +141,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> np.ndarray[Any, Any]:
         raise Mistake(f"{path} is empty.")
     delimiter = max(DELIMITERS, key=first.count)
     header = next(csv.reader([first], delimiter=delimiter))
-    has_header = not all(map(is_number, header))
+    has_header = is_header(header, path)
     if columns and not has_header:
         raise Mistake(f"{path} has no header, so --columns cannot select columns by name.")
     numbers = [number_of(name, header, path) for name in columns] or None
@@ -163,6 +164,30 @@ def text_of(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise Mistake(f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}).") from error
+
+
+def is_header(cells: Sequence[str], path: Path) -> bool:
+    """Are the cells of the first line names?
+
+    A line of numbers with a few other cells is an item with gaps, rather than names, most of which are
+    numbers. The names 0, 1, 2, ... are the columns of a DataFrame without names.
+    """
+    words = [n for n, cell in enumerate(cells) if not is_number(cell)]
+    if words and len(words) < len(cells) / 2 and list(map(str.strip, cells[1:])) != numbered(len(cells) - 1):
+        cell = cells[words[0]]
+        shown = repr(cell) if cell.strip() else "an empty cell"
+        raise Mistake(
+            f"{path}, line 1, column {words[0] + 1}: {shown} is not a number, and most other cells are. If "
+            "the line is a header, write names that are not numbers."
+        )
+    if not words and len(cells) > 2 and list(map(str.strip, cells)) == numbered(len(cells)):
+        print_line(f"{path}: line 1 (0, 1, 2, ...) counts as an item; remove it if it is a header", "stderr")
+    return bool(words)
+
+
+def numbered(n_columns: int) -> list[str]:
+    """The names that pandas gives to columns without names."""
+    return [str(n) for n in range(n_columns)]
 
 
 def is_number(cell: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import signal
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -77,23 +78,24 @@ def test_loading_a_link_that_leads_nowhere_names_where_it_leads(learn, tmp_path)
         learn.load(tmp_path / "a.pt")
 
 
-@pytest.fixture
+@contextmanager
 def small_files():
-    """The process can write no file of more than 100 bytes."""
+    """The process can write no file of more than 100 bytes within the block."""
     former = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, former[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, former)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.usefixtures("small_files")
 @pytest.mark.parametrize("name", ["report", "to_csv"])
 def test_a_full_disk_leaves_the_former_file_unchanged(learn, tmp_path, name):
     learn.history.rows = [{"epoch": n, "train_loss": 0.1234567890123} for n in range(20)]
     (tmp_path / "former").write_text("kept")
-    with pytest.raises(OSError, match="File too large"):
+    with small_files(), pytest.raises(OSError, match="File too large"):
         TAKE_A_PATH[name](learn, tmp_path / "former")
     assert (tmp_path / "former").read_text() == "kept"
     assert [each.name for each in tmp_path.iterdir()] == ["former"]

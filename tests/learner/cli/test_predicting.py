@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import learner
 from learner.cli.commands import main
@@ -142,6 +143,26 @@ def test_predictions_go_to_standard_output_without_other_lines(here, capsys):
     assert np.allclose([float(line) for line in lines[1:]], expected(here)[:, 0])
 
 
+def test_a_first_line_that_pandas_may_have_written_as_a_header_is_reported(here, capsys):
+    (here / "numbered.csv").write_text("0,1,2\n3,4,5\n")
+    assert predict("--input", "numbered.csv") == 0
+    output = capsys.readouterr()
+    assert len(output.out.splitlines()) == 3
+    assert "numbered.csv: line 1 (0, 1, 2, ...) counts as an item; remove it if it is a header" in output.err
+
+
+def test_an_error_of_the_model_is_reported_without_a_traceback(here, capsys, monkeypatch):
+    def fail(self, x):
+        raise IndexError("index out of range")
+
+    np.save("some.npy", np.zeros((2, 3)))
+    monkeypatch.setattr(nn.Linear, "forward", fail)
+    assert predict("--input", "some.npy") == 2
+    error = capsys.readouterr().err
+    assert "the model cannot take these inputs: IndexError: index out of range" in error
+    assert "Traceback" not in error
+
+
 def test_one_item_is_a_file_of_one_row(here):
     np.save("one.npy", np.arange(3.0))
     assert predict("--input", "one.npy", "--output", "one_out.npy") == 0
@@ -162,6 +183,8 @@ def test_several_outputs_are_written_by_name_or_selected(here, capsys):
         ("wide.csv", "1,2\n3,4\n", "wide.csv has 2 columns, and the model was trained on 3 per item"),
         ("word.csv", "a,b,c\n1,2,3\n1,x,3\n", "word.csv, line 3, column 'b': 'x' is not a number"),
         ("hole.csv", "1,2,3\n1,,3\n", "line 2, column 2: an empty cell is not a number"),
+        ("first.csv", "1,x,3\n1,2,3\n", "line 1, column 2: 'x' is not a number, and most other cells are"),
+        ("gap.csv", ",2,3\n1,2,3\n", "line 1, column 1: an empty cell is not a number"),
         ("short.csv", "1,2,3\n\n1,2\n", "line 3: 2 cells, and the first line has 3"),
         ("empty.csv", "", "empty.csv is empty"),
         ("head.csv", "a,b,c\n", "head.csv has a header and no rows"),
@@ -198,11 +221,16 @@ def test_an_input_file_that_does_not_fit_is_refused(here, capsys, name, contents
         (["--input", "x.npy", "--output", "x.json"], "end in .npy, .csv, .pt"),
         (["--input", "x.npy", "--batch-size", "0"], "pass 1 or more"),
         (["--input", "x.npy", "--columns", "a"], "selects columns of a CSV file"),
-        (["--input", "x.npy", "--keep", "logits"], "has no 'logits'"),
+        (["--input", "x.npy", "--keep", "logits"], "has no part 'logits'"),
+        (["--input", "x.npy", "--output", "x.npy"], "this is the input file, which stays as it is"),
+        (["--input", "x.npy", "--output", "folder.csv"], "--output folder.csv: this is a folder"),
+        (["--input", "x.npy", "--output", "models.py/y.npy"], "models.py is a file, and not a folder"),
+        (["--input", "x.npy", "--weights", "last"], "argument --weights: invalid choice: 'last'"),
         ([], "required: --input"),
     ],
 )
 def test_wrong_options_are_refused(here, capsys, words, message):
+    (here / "folder.csv").mkdir(exist_ok=True)
     assert predict(*words) == 2
     assert message in capsys.readouterr().err
 

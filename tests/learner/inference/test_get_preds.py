@@ -289,3 +289,27 @@ def test_joined_items_and_tokens_are_refused_for_a_file_with_a_hint_to_separate_
         learn.get_preds(to=tmp_path / "preds.npy")
     preds, _ = learn.get_preds(to=tmp_path / "preds.npy", keep=lambda output: output.unflatten(0, (-1, 5)))
     assert preds.shape == (3, 5, 11)
+
+
+def test_a_part_whose_name_fits_no_file_is_refused_and_leaves_no_file(tmp_path):
+    class Parts(nn.Linear):
+        def forward(self, x):
+            return {"h": x, "a/b": super().forward(x)}
+
+    learn = make(model=Parts(3, 1))
+    with pytest.raises(ValueError, match=r"a part 'a/b', which cannot be a part of a file's name.*keep='h'"):
+        learn.get_preds(to=tmp_path / "preds.npy")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("loss", "batch", "words"),
+    [
+        (F.mse_loss, torch.ones(2, 3), "targets, None. The batch was a tensor of shape (2, 3)"),
+        (F.cross_entropy, (torch.ones(2, 3), torch.tensor([0, 5])), "The targets range from 0 to 5"),
+    ],
+)
+def test_an_error_in_the_loss_of_an_item_shows_what_the_loss_received(loss, batch, words):
+    with pytest.raises((AttributeError, IndexError)) as caught:
+        make(loss).get_preds([batch], with_loss=True)
+    assert words in "".join(caught.value.__notes__)

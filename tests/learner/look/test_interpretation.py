@@ -9,7 +9,7 @@ from sklearn import metrics
 from torch import nn
 from torch.nn import functional as F
 
-from learner import Interpretation, Learner
+from learner import Data, Interpretation, Learner
 
 SGD = partial(torch.optim.SGD, lr=0.1)
 
@@ -283,3 +283,39 @@ def test_a_report_is_a_table_in_a_notebook():
 def test_an_argument_of_fastai_gets_a_suggestion(method, given, meant):
     with pytest.raises(TypeError, match=meant):
         getattr(looked_at(*scores(), F.cross_entropy), method)(**{given: 1})
+
+
+def test_names_that_are_there_twice_get_their_numbers():
+    report = looked_at(*scores(), F.cross_entropy, classes=["crane", "dog", "crane", "cat"]).report()
+    assert list(report.rows) == ["crane (0)", "dog", "crane (2)", "cat"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"classes": {0: "a", 1: "b", 2: "c", 3: "d"}},
+            "pass a list with a name for each class, in the order",
+        ),
+        ({"classes": {"a", "b", "c", "d"}}, "pass a list with a name for each class"),
+        ({"classes": 4}, "pass a list with a name for each class"),
+        ({"target": 0}, r"target=0\): pass a function of the targets"),
+        ({"threshold": "0.5"}, r"threshold='0.5'\): pass a number"),
+        ({"ignore_index": "0"}, r"ignore_index='0'\): pass a whole number"),
+    ],
+)
+def test_an_argument_of_another_type_is_refused_before_the_pass(options, words):
+    with pytest.raises(TypeError, match=words):
+        looked_at(*scores(), F.cross_entropy, **options)
+
+
+def test_a_model_or_a_path_instead_of_a_learner_is_refused():
+    for wrong in (nn.Linear(1, 1), "runs/digits-1", None):
+        with pytest.raises(TypeError, match=r"pass a learner; .*learner\.open_run\(folder\)"):
+            Interpretation(wrong)
+
+
+def test_batches_without_targets_are_refused_with_the_reason():
+    learn = Learner(Fixed(), Data([torch.ones(2, 3)]), F.cross_entropy, SGD)
+    with pytest.raises(ValueError, match="the batches have no targets to compare the predictions with"):
+        Interpretation(learn, [torch.ones(2, 3)], losses=False)

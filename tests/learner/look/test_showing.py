@@ -209,3 +209,13 @@ def test_several_inputs_of_few_numbers_are_columns_of_one_table(is_named):
     names = ["facts 0", "facts 1", "place"] if is_named else ["input 0", "input 1", "input 2"]
     assert [table[0, n].get_text().get_text() for n in range(3)] == names
     assert table[3, 2].get_text().get_text() == "2"
+
+
+def test_classes_without_an_order_and_a_show_with_other_arguments_are_refused():
+    learn = learner_of(IMAGES)
+    for method in (learn.show_batch, learn.show_results):
+        with pytest.raises(TypeError, match="pass a list with a name for each class"):
+            method(classes={"cat": 0, "dog": 1})
+    with pytest.raises(TypeError) as caught:
+        learn.show_batch(show=lambda ax: None)
+    assert "show is called as show(ax, inputs, target, pred)" in caught.value.__notes__
