@@ -48,12 +48,12 @@ def facts(name: str) -> dict[str, str]:
     return {label: " ".join(text.split()) for label, text in found}
 
 
-def test_the_tables_of_aims_list_every_callback_once():
+def test_the_tables_of_the_catalogue_list_every_callback_once():
     found = [name for name, *_ in LISTED.findall(text_of(INDEX).split("\n## ", 1)[1])]
     assert sorted(found) == sorted(ENTRIES), f"docs/{INDEX} is out of date"
 
 
-def test_each_page_of_an_aim_has_the_entries_that_the_index_lists():
+def test_each_page_of_the_catalogue_has_the_entries_that_the_index_lists():
     for page in {page for page, *_ in listed().values()}:
         headings = re.findall(r"^## (\w+)$", text_of(f"catalogue/{page}.md"), re.MULTILINE)
         assert headings == [name for name, (where, *_) in listed().items() if where == page]

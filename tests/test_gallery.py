@@ -51,7 +51,7 @@ def test_the_recipes_to_copy_are_those_of_the_examples():
     assert sorted(shown) == sorted(files)
 
 
-def test_lines_of_loop_are_lines_of_code_within_loops():
+def test_the_count_of_a_loop_is_its_lines_of_code():
     body = 'def f():\n    """A text."""\n    a = 1\n'
     source = body + "    for b in c:\n\n        # why\n        d(\n            b)\n"
     assert count.n_lines(source, count.loops_in(ast.parse(source))) == 3

@@ -26,7 +26,7 @@ from callbacks import (
 # The loop's view
 
 
-def test_cleanup_goes_the_other_way_round():
+def test_cleanup_runs_in_reverse_order():
     class Cleans(Callback):
         def before_fit(self, learn):
             learn.append(self.name)
@@ -42,7 +42,7 @@ def test_cleanup_goes_the_other_way_round():
     assert called == ["a", "b", "b", "a"]
 
 
-def test_only_those_who_listen_are_called():
+def test_only_callbacks_that_implement_the_event_are_called():
     callbacks = Callbacks([Probe(), Recorder()])
     assert [hook.__self__.name for hook in callbacks.hooks["after_epoch"]] == ["probe", "recorder"]
     assert callbacks.hooks["before_step"] == ()

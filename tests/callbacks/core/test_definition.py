@@ -54,7 +54,7 @@ MISSPELT = {
 
 
 @pytest.mark.parametrize("name", HELPERS)
-def test_a_users_helper_may_be_called(name):
+def test_a_helper_method_of_the_user_may_be_called(name):
     define(name, lambda self, *args: None)
 
 
@@ -78,7 +78,7 @@ def test_the_message_lists_the_events_and_shows_how_to_keep_a_helper():
 
 
 @pytest.mark.parametrize("name", ["_after_bacth", "__before_fitt"])
-def test_private_methods_are_ones_own(name):
+def test_private_methods_are_not_checked(name):
     define(name, lambda self, learn: None)
 
 
@@ -219,14 +219,14 @@ def test_a_subclass_may_switch_a_hook_off(make_learner):
     assert learn.callbacks.quiet.called == ()
 
 
-def test_a_subclass_has_a_name_of_its_own():
+def test_a_subclass_has_its_own_name():
     class VeryOwn(Base):
         pass
 
     assert (Base.name, VeryOwn.name) == ("base", "very_own")
 
 
-def test_a_mixins_hook_is_called(make_learner):
+def test_the_hook_of_a_mixin_is_called(make_learner):
     class Mixin:
         def after_epoch(self, learn):
             self.called = True
@@ -239,7 +239,7 @@ def test_a_mixins_hook_is_called(make_learner):
     assert learn.callbacks.mixed.called
 
 
-def test_a_mixins_operation_is_called(make_learner):
+def test_the_operation_of_a_mixin_is_called(make_learner):
     class Mixin:
         def step(self, learn):
             self.was_called = True
@@ -265,7 +265,7 @@ def test_a_mixin_hidden_behind_the_contract_is_refused_with_the_line_to_write():
             pass
 
 
-def test_a_mixins_misspelt_hook_is_found():
+def test_a_misspelt_hook_of_a_mixin_is_found():
     class Mixin:
         def after_bacth(self, learn):
             pass
@@ -290,6 +290,6 @@ def test_a_mixin_is_notified_of_subclasses():
     assert seen == [Mine]
 
 
-def test_every_event_and_operation_can_be_defined_and_none_is_like_another():
+def test_every_event_and_operation_can_be_defined_and_none_is_confused_with_another():
     for name in EVENTS + OPERATIONS:
         define(name, lambda self, learn: None)

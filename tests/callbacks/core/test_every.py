@@ -122,7 +122,7 @@ def test_batches_whose_gradients_only_add_up_are_not_due(started):
     assert due.steps == [1, 2, 3, 4]
 
 
-def test_one_is_made_of_another_and_its_repr_is_what_was_written():
+def test_an_interval_can_be_made_from_another_and_its_repr_is_what_was_written():
     assert repr(Every(Every("10 Steps"))) == "Every('10 Steps')"
     assert (Every("10 Steps").number, Every("1e6samples").number) == (10, 1e6)
 

@@ -161,7 +161,7 @@ def test_callbacks_are_removed_by_class_or_name_and_a_missing_one_is_reported(ma
 
 
 @pytest.mark.parametrize("order", [list(Order), list(reversed(Order))], ids=["forwards", "backwards"])
-def test_phases_cannot_make_a_cycle(order, make_learner):
+def test_phases_cannot_form_a_cycle(order, make_learner):
     callbacks = []
     for phase in order:
         callbacks.append(on("after_epoch", order=phase, name=phase.name.lower())(lambda learn: None))

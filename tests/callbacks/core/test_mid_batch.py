@@ -76,7 +76,7 @@ def test_a_validation_in_mid_batch_leaves_the_noise():
     assert_same(fitted(at("before_batch", 1, 1, lambda learn: learn.validate())), fitted())
 
 
-def test_a_validation_in_mid_batch_does_not_make_a_when_deaf():
+def test_a_validation_in_the_middle_of_a_batch_does_not_change_a_window():
     def fitted(*callbacks):
         data = Data(doubles(), doubles())
         learn = learner_of(line(), When(GradientClip(1e-3), start="1 step"), *callbacks, data=data)

@@ -68,7 +68,7 @@ def test_methods_partials_lambdas_and_callables_become_callbacks(function, make_
     assert on("after_epoch")(lambda learn: None).name == "after_epoch"
 
 
-def test_a_function_can_do_an_operation(make_learner):
+def test_a_function_can_implement_an_operation(make_learner):
     @on("step")
     def stand_still(learn):
         pass

@@ -57,7 +57,7 @@ def test_in_knows_instances_classes_and_names():
         assert other not in callbacks
 
 
-def test_a_name_that_there_is_not_is_refused_with_a_suggestion():
+def test_an_unknown_name_is_refused_with_a_suggestion():
     callbacks = Callbacks([Probe(), Recorder()])
     with pytest.raises(
         AttributeError, match=r"no callback is called 'recorde'\. Did you mean 'recorder'\? There are"
@@ -119,7 +119,7 @@ def test_without_a_callback_its_hooks_and_its_operation_are_gone():
     assert len(callbacks) == 3
 
 
-def test_iteration_goes_by_phase_and_then_as_given():
+def test_iteration_is_by_phase_and_then_in_the_given_order():
     class Late(Callback):
         order = Order.SAVE
 
@@ -154,7 +154,7 @@ def test_a_private_class_is_reached_by_its_name_too():
     assert Callbacks([_Hidden])._hidden
 
 
-def test_none_is_a_composition_too():
+def test_an_empty_list_is_a_composition_too():
     callbacks = Callbacks()
     assert (list(callbacks), len(callbacks), repr(callbacks)) == ([], 0, "Callbacks()")
     with pytest.raises(AttributeError, match="There are: none"):
@@ -233,7 +233,7 @@ def test_a_name_that_no_dot_reaches_is_reported(name):
     assert "after_fit" in callbacks.hooks
 
 
-def test_where_one_silences_them_only_reports_meant_for_every_rank_are_called():
+def test_if_reports_are_silenced_only_those_for_every_rank_are_called():
     class Quiet(Callback):
         silences = True
 

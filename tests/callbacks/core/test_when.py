@@ -95,7 +95,7 @@ def test_the_start_of_a_pass_fires_when_the_window_opens_in_its_middle(make_lear
     assert calls.epochs("before_epoch") == calls.epochs("after_epoch") == [1, 2]
 
 
-def test_a_window_that_never_opens_lets_nothing_through(make_learner):
+def test_a_callback_whose_window_never_opens_is_never_called(make_learner):
     assert [name for name, *_ in calls_of(make_learner, start="99 epochs").log] == [
         "before_fit",
         "after_fit",
@@ -151,7 +151,7 @@ def test_it_has_name_phase_results_and_state_of_the_callback(make_learner):
     assert repr(when) == f"When({stopping!r}, start='2 epochs')"
 
 
-def test_a_default_gives_way_to_its_own_kind(make_learner):
+def test_a_default_is_replaced_by_a_callback_of_its_class(make_learner):
     learn = make_learner(defaults=(ZeroGrad, Recorder), callbacks=[When(Recorder, every="2 epochs")])
     learn.fit(4)
     assert len(learn.history) == 2

@@ -73,7 +73,7 @@ def weights_of_both() -> list[Tensor]:
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_a_network_with_an_optimizer_of_its_own_trains_as_in_one_process(size: int) -> None:
+def test_a_network_with_its_own_optimizer_trains_as_in_one_process(size: int) -> None:
     expected = weights_of_both()
     for found in in_ranks(size, weights_of_both, limit=10):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)

@@ -90,7 +90,7 @@ def with_hook(register):
         (with_hook("register_step_post_hook"), "hooks are registered on the step of SGD"),
     ],
 )
-def test_what_it_does_not_know_takes_the_ordinary_step(make, reason):
+def test_an_unknown_optimizer_takes_the_ordinary_step(make, reason):
     learn = assert_falls_back(reason, optimizer=make)
     assert reason in learn.callbacks[LeanStep].fallback
 
@@ -213,7 +213,7 @@ def test_an_engine_that_gives_other_gradients_is_not_taken(monkeypatch):
         find_engine()
 
 
-def test_each_fit_looks_again():
+def test_each_fit_checks_the_optimizer_again():
     learn = learner_of()
     handle = learn.optimizer.register_step_pre_hook(lambda optimizer, args, kwargs: None)
     with pytest.warns(LearnerWarning, match="hooks"):

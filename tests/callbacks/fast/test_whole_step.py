@@ -99,12 +99,12 @@ def test_backends_are_names_or_functions(backend):
         lambda: When(GradientNorms(), every="2 steps"),
     ],
 )
-def test_it_goes_together_with(callback):
+def test_it_can_be_combined_with(callback):
     learn = assert_as_ordinary(callback, optimizer=partial(SGD, lr=0.1, momentum=0.9, weight_decay=0.1))
     assert len(learn.callbacks[WholeStep].kinds) == 1
 
 
-def test_a_clip_and_those_who_look_at_gradients_go_together():
+def test_clipping_and_callbacks_that_read_gradients_can_be_combined():
     seen = []
 
     def look(learn):
@@ -119,7 +119,7 @@ def test_a_clip_and_those_who_look_at_gradients_go_together():
         assert_close(one, other)
 
 
-def test_a_smaller_last_batch_gets_a_program_of_its_own():
+def test_a_smaller_last_batch_gets_its_own_program():
     batches = [*doubles(3), tuple(each[:2] for each in doubles(1)[0])]
     learn = assert_as_ordinary(data=batches)
     assert learn.callbacks[WholeStep].kinds == [
@@ -142,7 +142,7 @@ def test_bf16_equals_ordinary_bf16_up_to_rounding():
         assert not torch.equal(other, exact)
 
 
-def test_tied_weights_stay_one_and_the_same():
+def test_tied_weights_stay_tied():
     class Tied(nn.Module):
         def __init__(self):
             super().__init__()
@@ -173,7 +173,7 @@ class Recurrent(nn.Module):
         return self.head(self.rnn(x)[0])
 
 
-def test_a_recurrent_model_is_a_program_too():
+def test_a_recurrent_model_is_compiled_too():
     learn = assert_as_ordinary(model=Recurrent, optimizer=ADAM)
     assert learn.callbacks[WholeStep].kinds
 

@@ -68,7 +68,7 @@ def parametrized():
 
 @pytest.mark.parametrize("model", [Shared, parametrized])
 @pytest.mark.parametrize("make", [MOMENTUM, ADAM], ids=title_of)
-def test_shared_or_computed_parts_are_a_program_too(model, make):
+def test_shared_or_computed_parts_are_compiled_too(model, make):
     learn = assert_as_ordinary(model=model, optimizer=make)
     assert all(type(each) is nn.Parameter for each in learn.model.parameters())
 

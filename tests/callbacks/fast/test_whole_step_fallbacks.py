@@ -186,7 +186,9 @@ def closed_over():
         (nn.Linear, closed_over, "changes loss_func.__closure__"),
     ],
 )
-def test_what_counts_its_calls_in_a_class_or_closure_falls_back_and_counts_them_once(kind, make_loss, reason):
+def test_code_that_counts_its_calls_in_a_class_or_closure_falls_back_and_counts_them_once(
+    kind, make_loss, reason
+):
     models = []
     for step in (WholeStep("eager"), ZeroGrad()):
         Tally.n_calls = 0

@@ -229,5 +229,5 @@ def hook_of_the_loss(learn):
 @pytest.mark.parametrize(
     "change", [with_hook_inside, with_hook_at_the_top, hook_of_a_listed_layer, hook_of_the_loss]
 )
-def test_a_layer_that_brings_a_hook_in_mid_fit_is_seen(change):
+def test_a_hook_of_a_layer_that_is_added_during_a_fit_is_seen(change):
     as_ordinary_with(change, make_model=Parts, make_loss=nn.MSELoss)

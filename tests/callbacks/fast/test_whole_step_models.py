@@ -60,7 +60,7 @@ def test_a_fall_back_reports_the_line_and_a_fix(kind, reason):
 
 
 @pytest.mark.parametrize("kind", [LSTMs, lambda: ByNumPy(1, 1)])
-def test_an_lstm_and_a_way_through_numpy_are_a_program_too(kind):
+def test_an_lstm_and_a_detour_through_numpy_are_compiled_too(kind):
     def seeded():
         torch.manual_seed(0)
         return kind().double()
@@ -114,7 +114,7 @@ def test_an_output_of_a_dataclass_is_taken_apart_once_it_is_registered():
         ("OSError: [Errno 28] No space left on device", "TORCHINDUCTOR_CACHE_DIR"),
     ],
 )
-def test_what_the_compiler_needs_of_the_machine_is_reported(message, fix):
+def test_missing_requirements_of_the_compiler_are_reported(message, fix):
     def failing(graph, inputs):
         raise RuntimeError(message)
 

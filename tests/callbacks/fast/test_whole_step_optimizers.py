@@ -140,7 +140,7 @@ UNEVEN = [pair for size in (4, 4, 2, 3, 2) for pair in doubles(1, size)]
     ],
 )
 @pytest.mark.parametrize("make", [MOMENTUM, ADAM], ids=title_of)
-def test_it_goes_together_with_what_changes_the_update(callback, data, make):
+def test_it_can_be_combined_with_callbacks_that_change_the_update(callback, data, make):
     learn = assert_as_ordinary(callback, GradientNorms, optimizer=make, data=data)
     assert learn.callbacks[WholeStep].kinds
 

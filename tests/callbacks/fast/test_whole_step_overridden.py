@@ -30,7 +30,7 @@ class Halved(Callback):
         learn.preds = 0.5 * learn.model(*learn.inputs)
 
 
-def test_beside_a_callback_that_overrides_forward_it_falls_back():
+def test_with_a_callback_that_overrides_forward_it_falls_back():
     ordinary = learner_of(Halved(), step=ZeroGrad())
     ordinary.fit(N_EPOCHS)
     learn = learner_of(Halved())
@@ -39,7 +39,7 @@ def test_beside_a_callback_that_overrides_forward_it_falls_back():
     assert_close(learn.model.state_dict(), ordinary.model.state_dict())
 
 
-def test_beside_a_callback_that_comes_in_mid_fit_and_overrides_forward_it_falls_back():
+def test_with_a_callback_added_during_a_fit_that_overrides_forward_it_falls_back():
     learn = as_ordinary_with(lambda learn: learn.add_callbacks(Halved()), make_model=net)
     assert learn.callbacks[WholeStep].fallback == "Halved overrides forward"
 

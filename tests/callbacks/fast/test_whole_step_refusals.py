@@ -82,7 +82,7 @@ FREEZING = [lambda learn: learn.model.layer.requires_grad_(False), drop_grads_of
 
 
 @pytest.mark.parametrize("change", FREEZING)
-def test_who_is_trained_may_not_change_between_forward_and_backward(change):
+def test_the_trained_parameters_may_not_change_between_forward_and_backward(change):
     learn = learner_of(once(change, "after_loss")(), model=Settled())
     with pytest.raises(ValueError, match="which parameters are trained"):
         learn.fit(2)
@@ -110,7 +110,7 @@ def test_a_callback_that_would_be_silenced_is_refused_by_name(callback, words):
         learner_of(callback()).fit(1)
 
 
-def test_what_surrounds_a_part_is_refused():
+def test_a_callback_that_surrounds_an_operation_is_refused():
     class Around(Callback):
         surrounds = ("backward",)
 
@@ -134,7 +134,7 @@ def test_another_implementation_is_refused(other):
         {"n_programs": True},
     ],
 )
-def test_settings_that_cannot_be_are_refused(options):
+def test_impossible_settings_are_refused(options):
     with pytest.raises(ValueError, match="WholeStep"):
         WholeStep(**options)
 

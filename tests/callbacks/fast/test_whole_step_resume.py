@@ -103,7 +103,7 @@ class Scaled(nn.Linear):
         return FACTOR * super().forward(input)
 
 
-def test_a_program_of_an_earlier_fit_that_is_right_no_more_is_made_again(monkeypatch):
+def test_an_outdated_program_of_an_earlier_fit_is_compiled_again(monkeypatch):
     made = []
     learn = learner_of(step=WholeStep(counting(made)), model=Scaled(1, 1).double())
     ordinary = learner_of(step=ZeroGrad(), model=copy.deepcopy(learn.model))
@@ -125,7 +125,7 @@ def test_a_callback_that_outlives_its_learner_keeps_no_model():
     assert [each() for each in gone] == [None, None, None]
 
 
-def test_a_callback_goes_from_learner_to_learner_and_can_be_copied_and_pickled():
+def test_a_callback_can_be_used_by_several_learners_copied_and_pickled():
     whole = WholeStep("eager")
     for _ in range(2):
         learn = fitted(learner_of(step=whole))

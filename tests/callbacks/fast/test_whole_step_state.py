@@ -58,7 +58,7 @@ def let_go(learn):
         lambda learn: setattr(learn, "optimizer", Adam(learn.model.parameters(), lr=0.01)),
     ],
 )
-def test_what_the_optimizer_holds_may_be_replaced(change, make):
+def test_parameters_of_the_optimizer_may_be_replaced(change, make):
     as_ordinary_with(change, optimizer=make)
 
 
@@ -75,7 +75,7 @@ def test_what_the_optimizer_holds_may_be_replaced(change, make):
         lambda learn: setattr(learn, "optimizer", SGD(learn.model.parameters(), lr=0.01)),
     ],
 )
-def test_what_is_changed_between_forward_and_step_counts(change, make, event):
+def test_changes_between_forward_and_step_take_effect(change, make, event):
     learn = as_ordinary_with(change, event, lambda: GradientClip(0.5), optimizer=make)
     assert learn.callbacks[WholeStep].fallback is None
 
@@ -88,12 +88,12 @@ def test_a_zero_grad_of_the_optimizers_own_is_called():
 
 
 @pytest.mark.parametrize("event", ["after_pred", "after_loss", "before_backward"])
-def test_a_rate_that_is_changed_before_there_are_gradients_counts(event):
+def test_a_rate_that_is_changed_before_there_are_gradients_takes_effect(event):
     learn = as_ordinary_with(lambda learn: group_of(learn).update(lr=0.003), event)
     assert learn.callbacks[WholeStep].fallback is None
 
 
-def test_a_count_that_is_set_for_one_parameter_is_its_own():
+def test_a_count_that_is_set_for_one_parameter_stays_its_own():
     def change(learn):
         learn.optimizer.state[learn.model.layer.weight]["step"].fill_(50)
 

@@ -61,7 +61,7 @@ def test_on_a_device_good_losses_pass_epoch_after_epoch():
     assert learn.global_step == 6
 
 
-def test_on_a_device_that_is_waited_for_at_each_step_all_is_as_on_a_cpu(on_device):
+def test_on_a_device_that_is_read_at_each_step_everything_works_as_on_a_cpu(on_device):
     learn = normed([1.0, math.nan, 2.0], [StopOnNaN(skip=1, wait_every=1)])
     with pytest.warns(LearnerWarning, match=r"batch 1 .* the inputs hold NaN"):
         learn.fit(1)

@@ -61,7 +61,7 @@ def test_the_first_loss_of_a_fit_has_no_good_one_before_it():
         learn.fit(1)
 
 
-def test_a_fit_after_the_error_trains_on_from_the_weights_that_were_kept():
+def test_a_fit_after_the_error_continues_from_the_weights_that_were_kept():
     learn = make([1.0, math.nan])
     with pytest.raises(FloatingPointError):
         learn.fit(1)
@@ -265,7 +265,7 @@ class Padded(nn.Module):
         return inputs * self.weight[:1]
 
 
-def test_on_a_device_nan_that_weights_held_from_the_start_is_meant(on_device):
+def test_on_a_device_nan_that_weights_held_from_the_start_is_intended(on_device):
     batches = [(torch.ones(2, 1), torch.zeros(2, 1))] * 2
     learn = Learner(Padded(), Data(batches), mse, SLOW, [StopOnNaN(wait_every=1024)], defaults=(ZeroGrad,))
     learn.fit(2)

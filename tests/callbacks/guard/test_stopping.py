@@ -62,7 +62,7 @@ def test_a_fit_of_nan_only_is_stopped_with_that_reason():
     assert learn.model.weight.item() == 1, "there is nothing to restore"
 
 
-def test_an_epoch_without_the_result_does_not_count():
+def test_an_epoch_without_the_result_does_not_change_patience():
     assert epochs_run([1, None, None, 2, None, 2, 0], patience=2)[0] == 6
 
 
@@ -80,7 +80,7 @@ def test_the_reason_is_in_the_history():
     assert learn.history.stops == [(1, learn.stop_reason)]
 
 
-def test_a_fit_that_comes_to_its_end_is_not_called_stopped():
+def test_a_fit_that_reaches_its_end_is_not_reported_as_stopped():
     n_run, learn = epochs_run([1, 2, 3], patience=2)
     assert (n_run, learn.stop_reason) == (3, None)
 
@@ -167,7 +167,7 @@ def test_the_copy_of_the_weights_is_released_after_the_fit_and_the_numbers_stay(
     assert (stopping.best_weights, stopping.best) == (None, 4)
 
 
-def test_cleanup_without_a_fit_and_twice_does_no_harm():
+def test_cleanup_works_without_a_fit_and_twice():
     callback = EarlyStopping()
     learn = make(callback)
     callback.cleanup_fit(learn)

@@ -63,7 +63,7 @@ def test_impossible_settings_are_refused_when_the_callback_is_made(settings, err
         EarlyStopping(**settings)
 
 
-def test_two_may_watch_two_results():
+def test_two_callbacks_may_monitor_two_results():
     learn = make(
         Says([1, 2, 3]),
         EarlyStopping(patience=9),
@@ -83,7 +83,7 @@ def test_it_stops_as_soon_as_a_value_is_reached():
     assert epochs_run([0.1, 0.5, 0.9], result="valid_accuracy", better="max", stopping_threshold=0.5)[0] == 2
 
 
-def test_the_weights_that_reached_the_value_stay_though_they_are_better_by_little():
+def test_the_weights_that_reached_the_value_stay_even_if_they_are_only_slightly_better():
     n_run, learn = epochs_run([5, 1.05, 1.0, 1, 1], stopping_threshold=1, min_delta=0.1)
     assert n_run == 3
     assert learn.model.weight.item() == 2

@@ -83,7 +83,7 @@ def test_the_plot_marks_where_a_fit_was_stopped():
     assert list(history.plot("a").lines[-1].get_xdata()) == [1, 1]
 
 
-def test_what_cannot_be_drawn_is_refused_with_the_reason():
+def test_columns_that_cannot_be_drawn_are_refused_with_the_reason():
     with pytest.raises(ValueError, match="nothing to draw yet: fit first"):
         History().plot()
     with pytest.raises(KeyError, match=r"no column 'val_loss'\. There are: epoch, a"):

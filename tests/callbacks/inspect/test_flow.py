@@ -53,7 +53,7 @@ def test_norms_means_and_maxima_are_those_of_a_loop_by_hand(make_learner):
         assert flow.maxima[n].numpy() == pytest.approx([np.abs(g).max() for g in gradients], rel=1e-4)
 
 
-def test_the_ratios_are_karpathys_on_a_loop_by_hand(make_learner):
+def test_the_ratios_equal_those_of_a_loop_by_hand(make_learner):
     updates = WeightUpdates()
     make_learner(model=make_model(), callbacks=[updates]).fit(2)
     assert updates.parameter_names == ["0.weight", "2.weight"]
@@ -118,7 +118,7 @@ def test_frozen_parameters_have_nan_and_sparse_gradients_are_measured_whole(make
     torch.testing.assert_close(found, torch.tensor(norms))
 
 
-def test_what_does_not_move_is_minus_infinity_and_what_has_no_spread_infinity(make_learner):
+def test_weights_that_do_not_move_are_minus_infinity_and_weights_without_spread_infinity(make_learner):
     model = nn.Sequential(nn.Linear(1, 4), nn.Linear(4, 1))
     nn.init.constant_(model[0].weight, 1.0)
     model[1].weight.requires_grad_(False)

@@ -208,7 +208,7 @@ def test_a_path_to_which_no_picture_can_be_written_is_refused_before_training(tm
     assert learn.global_step == 0
 
 
-def test_cleanup_without_a_fit_and_twice_does_no_harm(tmp_path):
+def test_cleanup_works_without_a_fit_and_twice(tmp_path):
     callback = PlotSnapshots(1, path=tmp_path / "steps.png")
     learn = line_learner(callback)
     callback.cleanup_fit(learn)

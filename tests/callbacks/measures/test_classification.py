@@ -41,7 +41,7 @@ def classes(sizes, seed, n_classes=5, n_used=5, tied=False, shape=()):
 @pytest.mark.parametrize("metric", COUNTS)
 @settings(max_examples=25, deadline=None)
 @given(sizes=SIZES, seed=SEEDS, n_used=st.integers(1, 5))
-def test_counts_are_scikit_learns_also_where_classes_are_absent(metric, average, sizes, seed, n_used):
+def test_counts_equal_those_of_scikit_learn_also_without_some_classes(metric, average, sizes, seed, n_used):
     batches = classes(sizes, seed, n_used=n_used)
     preds, targets = joined(batches)
     present = sorted({*preds.argmax(1).tolist(), *targets.tolist()}) if average == "macro" else range(5)
@@ -57,7 +57,7 @@ def test_counts_are_scikit_learns_also_where_classes_are_absent(metric, average,
 @pytest.mark.parametrize("metric", COUNTS)
 @settings(max_examples=10, deadline=None)
 @given(sizes=SIZES, seed=SEEDS, n_used=st.integers(2, 5))
-def test_counts_of_classes_are_torchmetrics_also_of_pixels(metric, average, sizes, seed, n_used):
+def test_counts_of_classes_equal_those_of_torchmetrics_also_for_pixels(metric, average, sizes, seed, n_used):
     batches = classes(sizes, seed, n_used=n_used, shape=(2, 3))
     theirs = COUNTS[metric][1](5, average=average, ignore_index=1)
     theirs.update(*joined(batches))
@@ -69,7 +69,7 @@ def test_counts_of_classes_are_torchmetrics_also_of_pixels(metric, average, size
 @pytest.mark.parametrize("metric", COUNTS)
 @settings(max_examples=25, deadline=None)
 @given(sizes=SIZES, seed=SEEDS)
-def test_binary_measures_yes_from_logits_whole_numbers_or_two_scores(metric, sizes, seed):
+def test_binary_measures_the_positive_class_from_logits_whole_numbers_or_two_scores(metric, sizes, seed):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(sum(sizes), generator=generator)
     targets = torch.randint(2, (sum(sizes),), generator=generator)
@@ -111,7 +111,7 @@ def test_yes_or_no_in_another_average_is_refused(average):
         F1(average).update(torch.zeros(3), torch.zeros(3))
 
 
-def test_a_word_for_an_average_that_there_is_not_is_refused():
+def test_an_unknown_average_is_refused():
     with pytest.raises(ValueError, match=r"F1\(average='weighted'\): write 'binary', 'macro'"):
         F1("weighted")
 
@@ -129,7 +129,7 @@ def test_batches_of_other_classes_are_refused():
 @pytest.mark.parametrize("k", [1, 2, 4])
 @settings(max_examples=25, deadline=None)
 @given(sizes=SIZES, seed=SEEDS)
-def test_top_k_is_scikit_learns_on_uneven_batches(k, sizes, seed):
+def test_top_k_equals_that_of_scikit_learn_on_uneven_batches(k, sizes, seed):
     batches = classes(sizes, seed)
     preds, targets = joined(batches)
     expected = sk.top_k_accuracy_score(targets, preds, k=k, labels=range(5))
@@ -168,7 +168,7 @@ def test_top_k_leaves_targets_of_the_index_out():
 
 
 @pytest.mark.parametrize("k", [5, 9])
-def test_as_many_as_there_are_classes_are_refused(k):
+def test_k_equal_to_the_number_of_classes_is_refused(k):
     with pytest.raises(ValueError, match=rf"TopKAccuracy\(k={k}\): with 5 classes .* from 1 to 4"):
         over(TopKAccuracy(k), classes([3], 0))
 
@@ -179,7 +179,7 @@ def test_a_k_that_is_not_a_number_of_classes_is_refused(k):
         TopKAccuracy(k)
 
 
-def test_several_k_have_names_of_their_own():
+def test_several_k_have_different_names():
     assert list(named_metrics((TopKAccuracy(1), TopKAccuracy))) == ["top_1_accuracy", "top_5_accuracy"]
 
 
@@ -188,7 +188,7 @@ def test_several_k_have_names_of_their_own():
 
 @settings(max_examples=25, deadline=None)
 @given(sizes=SIZES, seed=SEEDS)
-def test_perplexity_is_torchmetrics_and_the_exponential_of_the_mean_loss(sizes, seed):
+def test_perplexity_equals_that_of_torchmetrics_and_the_exponential_of_the_mean_loss(sizes, seed):
     batches = [(preds.movedim(1, -1), targets) for preds, targets in classes(sizes, seed, shape=(3,))]
     for _, targets in batches:
         targets[:, 1] = -100
@@ -232,7 +232,7 @@ def test_perplexity_of_classes_in_the_other_place_is_refused_with_a_fix(class_di
         Perplexity(class_dim=class_dim).update(torch.zeros(shape), torch.zeros(4, 3, dtype=torch.int64))
 
 
-def test_a_place_of_classes_that_there_is_not_is_refused():
+def test_a_missing_class_dimension_is_refused():
     with pytest.raises(ValueError, match=r"Perplexity\(class_dim=2\): write 1 or -1"):
         Perplexity(class_dim=2)  # type: ignore[arg-type]
 

@@ -186,7 +186,7 @@ def test_one_batch_is_correct_and_raises_no_warning():
         assert not math.isnan(measured(f1, sizes=20))
 
 
-def test_to_try_a_function_draws_nothing():
+def test_trying_a_function_draws_no_random_numbers():
     def drawing(preds, targets):
         return torch.rand(()).sqrt()
 

@@ -86,7 +86,7 @@ def test_no_update_waits_for_the_device(kind, make):
 
 
 @each_metric
-def test_nothing_at_all_is_nan_and_no_error(kind, make):
+def test_a_pass_without_batches_is_nan_and_raises_no_error(kind, make):
     empty = batch(kind, 0)
     for batches in ([], [empty], [empty, empty]):
         if make is R2:
@@ -97,7 +97,7 @@ def test_nothing_at_all_is_nan_and_no_error(kind, make):
 
 
 @each_metric
-def test_an_empty_batch_counts_for_nothing(kind, make):
+def test_an_empty_batch_has_no_weight(kind, make):
     filled, empty = batch(kind, 6), batch(kind, 0)
     expected = over(make(), [filled])
     assert torch.equal(over(make(), [empty, filled, empty]), expected)
@@ -150,7 +150,7 @@ def learner(kind, make, *callbacks):
 
 @pytest.mark.parametrize("crash_at", [3, 9])
 @each_metric
-def test_what_was_added_up_survives_an_interruption_to_the_last_bit(kind, make, crash_at, tmp_path):
+def test_the_counts_survive_an_interruption_bit_for_bit(kind, make, crash_at, tmp_path):
     whole = learner(kind, make)
     whole.fit(1)
     crashed = learner(kind, make, Checkpoint(tmp_path / "run", "1 step"), Crash(crash_at))

@@ -49,13 +49,13 @@ def theirs_over(metric, batches):
 
 @settings(max_examples=60, deadline=None)
 @given(sizes=SIZES, seed=SEEDS, tied=st.booleans())
-def test_auroc_is_scikit_learns_also_with_ties(sizes, seed, tied):
+def test_auroc_equals_that_of_scikit_learn_also_with_ties(sizes, seed, tied):
     batches = answers(sizes, seed, tied)
     scores, targets = joined(batches)
     assert over(AUROC(), batches) == pytest.approx(roc_auc_score(targets, scores), abs=1e-12)
 
 
-def test_auroc_is_torchmetrics_from_logits_probabilities_columns_and_two_scores():
+def test_auroc_equals_that_of_torchmetrics_from_logits_probabilities_columns_and_two_scores():
     batches = answers([7, 0, 5, 1], 0, tied=True)
     scores, targets = joined(batches)
     expected = pytest.approx(BinaryAUROC()(scores.sigmoid(), targets).item(), abs=1e-6)
@@ -111,7 +111,7 @@ def test_auroc_reports_targets_other_than_0_and_1_when_the_pass_ends():
 
 @settings(max_examples=30, deadline=None)
 @given(sizes=SIZES, seed=SEEDS)
-def test_reciprocal_rank_is_torchmetrics_with_several_relevant_items_or_none(sizes, seed):
+def test_reciprocal_rank_equals_that_of_torchmetrics_with_several_relevant_items_or_none(sizes, seed):
     batches = rows(sizes, seed, highest=1)
     positive = [(scores.double().sigmoid(), relevances) for scores, relevances in batches]
     expected = theirs_over(RetrievalMRR(empty_target_action="neg"), positive)  # it drops items of score <= 0
@@ -120,7 +120,7 @@ def test_reciprocal_rank_is_torchmetrics_with_several_relevant_items_or_none(siz
 
 @settings(max_examples=30, deadline=None)
 @given(sizes=SIZES, seed=SEEDS, tied=st.booleans())
-def test_reciprocal_rank_of_one_item_by_number_is_scikit_learns_also_with_ties(sizes, seed, tied):
+def test_reciprocal_rank_of_one_item_by_number_equals_that_of_scikit_learn_also_with_ties(sizes, seed, tied):
     batches = rows(sizes, seed, tied)
     scores, _ = joined(batches)
     numbers = torch.randint(N_ITEMS, (len(scores),), generator=torch.Generator().manual_seed(seed))
@@ -140,13 +140,13 @@ def test_of_tied_scores_the_irrelevant_items_come_first():
 @pytest.mark.parametrize("k", [None, 1, 3, 9])
 @settings(max_examples=30, deadline=None)
 @given(sizes=SIZES, seed=SEEDS, tied=st.booleans())
-def test_gain_is_scikit_learns_also_with_ties_and_nothing_relevant(k, sizes, seed, tied):
+def test_gain_equals_that_of_scikit_learn_also_with_ties_and_nothing_relevant(k, sizes, seed, tied):
     batches = rows(sizes, seed, tied)
     scores, relevances = joined(batches)
     assert over(NDCG(k), batches) == pytest.approx(ndcg_score(relevances, scores, k=k), abs=1e-12)
 
 
-def test_gain_is_torchmetrics():
+def test_gain_equals_that_of_torchmetrics():
     batches = rows([3, 0, 4], 0, tied=True)
     for k in (None, 2):
         expected = theirs_over(RetrievalNormalizedDCG(empty_target_action="neg", top_k=k), batches)
@@ -175,7 +175,7 @@ def test_a_k_that_is_not_a_number_of_places_is_refused(k):
         NDCG(k)
 
 
-def test_gains_of_several_k_have_names_of_their_own():
+def test_gains_of_several_k_have_different_names():
     assert list(named_metrics((NDCG, NDCG(10)))) == ["ndcg", "ndcg_at_10"]
 
 

@@ -25,7 +25,7 @@ def numbers(sizes, seed, *shape, offset=0.0):
 
 @settings(max_examples=40, deadline=None)
 @given(sizes=SIZES, seed=SEEDS, offset=st.sampled_from([0.0, 1e4]), shape=st.sampled_from([(), (1,), (3,)]))
-def test_explained_variance_is_scikit_learns_on_uneven_batches(sizes, seed, offset, shape):
+def test_explained_variance_equals_that_of_scikit_learn_on_uneven_batches(sizes, seed, offset, shape):
     batches = numbers(sizes, seed, *shape, offset=offset)
     preds, targets = joined(batches)
     assert over(ExplainedVariance(), batches) == pytest.approx(
@@ -35,7 +35,7 @@ def test_explained_variance_is_scikit_learns_on_uneven_batches(sizes, seed, offs
 
 @settings(max_examples=40, deadline=None)
 @given(sizes=SIZES, seed=SEEDS, offset=st.sampled_from([0.0, 1e4]))
-def test_pearson_is_scipys_on_uneven_batches(sizes, seed, offset):
+def test_pearson_equals_that_of_scipy_on_uneven_batches(sizes, seed, offset):
     batches = numbers(sizes, seed, offset=offset)
     preds, targets = joined(batches)
     expected = pearsonr(preds, targets).statistic
@@ -49,14 +49,14 @@ def test_pearson_of_several_outputs_is_the_mean_of_torchmetrics():
     assert over(PearsonCorr(), batches) == pytest.approx(theirs.compute().mean().item(), rel=1e-6)
 
 
-def test_a_bias_costs_nothing_in_explained_variance_but_in_r2():
+def test_a_bias_lowers_r2_and_not_explained_variance():
     targets = torch.tensor([1.0, 2.0, 4.0])
     batches = [(targets + 1, targets)]
     assert over(ExplainedVariance(), batches) == pytest.approx(1)
     assert over(R2(), batches) == pytest.approx(r2_score(targets, targets + 1))
 
 
-def test_explained_variance_of_targets_that_do_not_vary_is_one_if_the_errors_do_not_either_else_zero():
+def test_explained_variance_of_constant_targets_is_one_for_constant_errors_and_zero_otherwise():
     constant = torch.full((4,), 0.1)
     for preds in (constant, constant + 1, torch.arange(4.0)):
         assert over(ExplainedVariance(), [(preds, constant)]) == explained_variance_score(constant, preds)

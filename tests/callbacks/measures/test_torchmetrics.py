@@ -93,7 +93,7 @@ def make(kind: str, metric, on: str, *callbacks) -> Learner:
 
 @pytest.mark.filterwarnings("ignore:lr is 0")
 @pytest.mark.parametrize("kind", ALL)
-def test_theirs_in_ours_is_theirs_over_all_the_data(kind):
+def test_a_torchmetrics_object_measures_the_same_as_over_all_the_data_at_once(kind):
     learn = make(kind, ALL[kind](), "both")
     learn.fit(1)
     for name, seed in (("train", 0), ("valid", 1)):
@@ -115,7 +115,7 @@ def test_theirs_in_ours_is_theirs_over_all_the_data(kind):
 @pytest.mark.filterwarnings("ignore:lr is 0")
 @pytest.mark.parametrize("crash_at", [2, 4, 8, 11])
 @pytest.mark.parametrize("kind", ["auroc", "f1", "pearson", "spearman"])
-def test_what_was_added_up_survives_an_interruption(kind, crash_at, tmp_path):
+def test_the_counts_survive_an_interruption(kind, crash_at, tmp_path):
     whole = make(kind, ALL[kind](), "both")
     whole.fit(1)
     crashed = make(kind, ALL[kind](), "both", Checkpoint(tmp_path / "run", "1 step"), Crash(crash_at))

@@ -32,7 +32,7 @@ def test_a_function_is_called_once_on_the_whole_pass(function, sizes):
     ("function", "options"),
     [(f1_score, {}), (fbeta_score, {"beta": 2}), (sklearn.metrics.matthews_corrcoef, {})],
 )
-def test_scikit_learns_own_are_called_as_they_are(function, options):
+def test_functions_of_scikit_learn_are_called_unchanged(function, options):
     metric = whole_pass(partial(function, **options) if options else function)
     learn = learner_of(metric)
     right = function(CLASSES, preds_of(learn).argmax(1), **options)

@@ -39,13 +39,13 @@ def same(one: Tensor, other: Tensor) -> bool:
 
 @pytest.mark.parametrize("norm_type", [0.5, 1.0, 2.0, 3.0])
 @pytest.mark.parametrize("dtypes", KINDS, ids=str)
-def test_the_norm_is_torchs(dtypes, norm_type):
+def test_the_norm_equals_that_of_torch(dtypes, norm_type):
     tensors = tensors_of(*dtypes)
     assert same(total_norm(tensors, norm_type), get_total_norm(tensors, norm_type))
 
 
 @pytest.mark.parametrize("dtypes", KINDS, ids=str)
-def test_the_largest_number_is_torchs(dtypes):
+def test_the_largest_number_equals_that_of_torch(dtypes):
     tensors = tensors_of(*dtypes)[:-1]  # nothing is the largest of none
     assert same(total_norm(tensors, math.inf), get_total_norm(tensors, math.inf))
 
@@ -62,7 +62,7 @@ def test_a_norm_that_is_not_a_number_is_refused(number):
     assert same(total_norm(tensors), get_total_norm(tensors))
 
 
-def test_tensors_that_do_not_lie_in_a_row_count_too():
+def test_tensors_that_are_not_contiguous_are_part_of_the_norm():
     tensors = [each.mT if each.ndim > 1 else each for each in tensors_of(torch.float32)]
     tensors.append(torch.ones(1).expand(4))
     assert same(total_norm(tensors), get_total_norm(tensors))
@@ -71,7 +71,7 @@ def test_tensors_that_do_not_lie_in_a_row_count_too():
 @pytest.mark.parametrize("max_norm", [0.0, 0.3, 1e9])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, math.inf])
 @pytest.mark.parametrize("dtypes", KINDS, ids=str)
-def test_a_clip_is_torchs(dtypes, scale, max_norm):
+def test_clipping_equals_that_of_torch(dtypes, scale, max_norm):
     ours, theirs = ([nn.Parameter(each) for each in tensors_of(*dtypes)] for _ in range(2))
     for parameters in (ours, theirs):
         for parameter, grad in zip(parameters, tensors_of(*dtypes, scale=scale), strict=True):
@@ -86,7 +86,7 @@ def test_a_clip_is_torchs(dtypes, scale, max_norm):
         assert same(one.grad, other.grad)
 
 
-def test_gradients_that_can_be_differentiated_are_clipped_as_torch_does_it():
+def test_gradients_that_can_be_differentiated_are_clipped_as_in_torch():
     weight = torch.ones(3, requires_grad=True)
     (grad,) = torch.autograd.grad((weight**3).sum(), weight, create_graph=True)
     assert not total_norm([grad]).requires_grad

@@ -116,7 +116,7 @@ def test_layer_groups_weight_decay_and_freezing():
     assert moved == ["2.weight", "2.bias"]
 
 
-def test_layers_that_are_thawed_go_to_the_optimizers_of_their_rules():
+def test_layers_that_are_unfrozen_go_to_the_optimizers_of_their_rules():
     model = net()
     model[0].requires_grad_(False)
     learn = learner_of(model=model, splitter=None)
@@ -125,7 +125,7 @@ def test_layers_that_are_thawed_go_to_the_optimizers_of_their_rules():
     assert sizes == [[1, 1], [1, 1]]
 
 
-def test_an_optimizer_whose_parameters_are_all_frozen_is_made_when_they_are_thawed(recwarn):
+def test_an_optimizer_whose_parameters_are_all_frozen_is_made_when_they_are_unfrozen(recwarn):
     model = net()
     model[0].requires_grad_(False)
     body = (partial(SGD, lr=0.1), lambda name, p: name.startswith("0."))

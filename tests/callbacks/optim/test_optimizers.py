@@ -221,7 +221,7 @@ def test_hooks_of_the_step_and_of_the_state_dict_are_called():
         ([(partial(SGD, lr=-1.0), is_matrix), adamw], ValueError, "lr must be a finite number > 0"),
     ],
 )
-def test_what_does_not_go_together_is_refused_by_name(given, error, words):
+def test_arguments_that_contradict_each_other_are_refused_by_name(given, error, words):
     with pytest.raises(error, match=words):
         learner_of(optimizer=given)
 

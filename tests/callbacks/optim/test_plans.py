@@ -71,7 +71,7 @@ def test_a_window_that_cannot_be_counted_in_batches_has_no_plan(with_momentum, w
         learn.plot_schedule(2)
 
 
-def test_a_name_that_nothing_schedules_is_met_with_those_that_are(with_momentum):
+def test_a_name_that_nothing_schedules_is_refused_with_the_scheduled_ones(with_momentum):
     learn = with_momentum(ParamScheduler({"lr": lin(1.0, 0.0)}))
     with pytest.raises(ValueError, match="Scheduled are: lr"):
         learn.plot_schedule(2, "learning_rate")
@@ -101,7 +101,7 @@ def test_a_part_that_is_not_a_function_is_refused():
         (lambda progress: True, ValueError, "finite number"),
     ],
 )
-def test_what_returns_no_number_is_refused(with_momentum, schedule, error, words):
+def test_a_schedule_that_returns_no_number_is_refused(with_momentum, schedule, error, words):
     with pytest.raises(error, match=words):
         with_momentum(ParamScheduler({"lr": schedule})).fit(2)
 
@@ -110,7 +110,7 @@ WORDS = [("wd", "weight_decay"), ("mom", "momentum"), ("momentun", "momentum")]
 
 
 @pytest.mark.parametrize(("name", "meant"), WORDS)
-def test_words_of_other_frameworks_are_met_with_ours(with_momentum, name, meant):
+def test_names_of_other_frameworks_are_refused_with_ours(with_momentum, name, meant):
     with pytest.raises(ValueError, match=f"Did you mean '{meant}'"):
         with_momentum(ParamScheduler({name: lin(1.0, 0.0)})).fit(1)
 

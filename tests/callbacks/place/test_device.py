@@ -44,7 +44,7 @@ def test_every_tensor_of_a_nest_is_moved_and_the_nest_keeps_its_types(kind):
     assert [tensor.device for tensor in tensors_in(batch)] == before  # the nest given is not changed
 
 
-def test_what_a_nest_has_besides_tensors_is_kept():
+def test_other_values_in_a_nest_are_kept():
     sample = to_device(Sample(x(), note="mine"), META)
     assert (sample.note, sample.doubled.device) == ("mine", META)
     assert to_device(HuggingFaceLike({"a": x()}, encodings="mine"), META).encodings == "mine"
@@ -56,17 +56,17 @@ def test_what_a_nest_has_besides_tensors_is_kept():
 @pytest.mark.parametrize(
     "item", [None, "text", 3, 2.5, True, b"bytes", frozenset([1]), object(), range(3), Sample, torch.float32]
 )
-def test_what_holds_no_tensor_is_left_as_it_is(item):
+def test_a_value_without_tensors_is_left_unchanged(item):
     assert to_device(item, META) is item
     assert to_device([item], META)[0] is item
 
 
-def test_sets_are_left_alone():
+def test_sets_are_left_unchanged():
     tensors = {x(), x()}
     assert to_device(tensors, META) is tensors
 
 
-def test_an_object_that_moves_itself_is_asked_to():
+def test_an_object_with_a_to_method_is_moved_by_it():
     assert to_device([MovesItself()], META)[0].device == "meta"
 
 
@@ -77,7 +77,7 @@ def test_a_packed_sequence_keeps_its_lengths_on_the_cpu():
     assert (moved.data.device, moved.batch_sizes.device) == (META, CPU)
 
 
-def test_what_is_there_already_is_not_copied():
+def test_a_tensor_on_the_device_is_not_copied():
     batch = (x(), x())
     assert to_device(batch, CPU) is batch
     nest = {"a": [x()], "b": Sample(x())}
@@ -86,7 +86,7 @@ def test_what_is_there_already_is_not_copied():
     assert moved["b"].x is nest["b"].x
 
 
-def test_a_nest_can_be_walked_through():
+def test_all_tensors_of_a_nest_can_be_visited():
     nest = (
         {"a": torch.zeros(1)},
         [Point(torch.zeros(2), None)],
@@ -131,7 +131,7 @@ def test_random_states_of_more_gpus_than_there_are_now_are_restored_as_far_as_po
     assert restored == ["first", "second"]
 
 
-def test_a_device_is_named_as_tensors_name_it():
+def test_a_device_has_the_name_that_tensors_use():
     for device in ("cpu", "cpu:0", torch.device("cpu"), "meta", "auto"):
         found = find_device(device)
         assert torch.empty(1, device=found).device == found

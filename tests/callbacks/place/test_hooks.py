@@ -56,7 +56,7 @@ def test_a_backward_hook_sees_the_gradient_that_autograd_computes_though_the_nex
     assert torch.equal(seen[1], expected)
 
 
-def test_what_the_function_returns_changes_nothing():
+def test_the_return_value_of_the_function_has_no_effect():
     model, inputs = make_model(), torch.randn(5, 3)
     expected = model(inputs)
     with Hooks(model[0], lambda module, inputs, output: torch.zeros_like(output)):
@@ -64,14 +64,14 @@ def test_what_the_function_returns_changes_nothing():
 
 
 @pytest.mark.parametrize("of", ["forward", "backward"])
-def test_hooks_go_at_the_end_of_the_block_also_by_an_error(of):
+def test_hooks_are_removed_at_the_end_of_the_block_even_after_an_error(of):
     model = make_model()
     with pytest.raises(ZeroDivisionError, match="4"), Hooks(model.modules(), print, of=of):
         raise ZeroDivisionError(n_hooks(model))
     assert n_hooks(model) == 0
 
 
-def test_hooks_go_with_the_object_and_may_be_removed_twice():
+def test_hooks_are_removed_with_the_object_and_may_be_removed_twice():
     model = make_model()
     hooks = Hooks(model, print)
     hooks.remove()
@@ -86,12 +86,12 @@ def test_hooks_go_with_the_object_and_may_be_removed_twice():
     ("arguments", "words"),
     [((3, print), "int"), (([3], print), "3 is not a module"), ((nn.ReLU(), 3), "pass a function")],
 )
-def test_what_cannot_be_hooked_is_refused(arguments, words):
+def test_an_object_that_cannot_be_hooked_is_refused(arguments, words):
     with pytest.raises(TypeError, match=words):
         Hooks(*arguments)
 
 
-def test_a_side_that_is_not_there_is_refused():
+def test_an_unknown_direction_of_hooks_is_refused():
     with pytest.raises(ValueError, match="'forward' or 'backward'"):
         Hooks(nn.ReLU(), print, of="sideways")
 
@@ -104,7 +104,7 @@ def test_layers_are_found_by_name_pattern_and_class():
     assert list(find_layers(nn.Linear(1, 1), None, "X")) == ["model"]
 
 
-def test_a_layer_that_is_not_there_is_refused_with_those_that_are():
+def test_a_missing_layer_is_refused_with_the_existing_ones():
     with pytest.raises(ValueError, match=r"has no 'relu'. There are: model, 0, 1, 2"):
         find_layers(make_model(), ["relu"], "X")
     with pytest.raises(ValueError, match="no layer has parameters"):

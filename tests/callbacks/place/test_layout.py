@@ -71,7 +71,7 @@ def test_channels_last_has_the_weights_of_a_loop_by_hand_with_the_same_bits():
     assert all(seen)
 
 
-def test_afterwards_weights_and_optimizer_state_are_laid_out_as_before():
+def test_afterwards_weights_and_optimizer_state_have_the_layout_from_before():
     learn = learner_of(ChannelsLast())
     learn.fit(1)
     weight = learn.model[0].weight
@@ -86,7 +86,7 @@ def test_a_model_that_was_in_this_layout_stays_in_it():
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_compiled_it_has_the_weights_of_a_loop_by_hand_with_the_same_bits(backend):
+def test_a_compiled_model_has_the_weights_of_a_loop_by_hand_with_the_same_bits(backend):
     learn, during = learner_of(Compile(backend)), []
 
     @on("after_pred")
@@ -100,7 +100,7 @@ def test_compiled_it_has_the_weights_of_a_loop_by_hand_with_the_same_bits(backen
     assert learn.model._compiled_call_impl is None
 
 
-def test_what_cannot_be_compiled_runs_uncompiled_and_reports_why():
+def test_a_model_that_cannot_be_compiled_runs_uncompiled_with_the_reason():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -155,7 +155,7 @@ def replayed(call, **options):
 
 
 @pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
-def test_what_a_cuda_graph_overwrites_is_copied_and_each_step_is_marked(monkeypatch, mode):
+def test_tensors_that_a_cuda_graph_overwrites_are_copied_and_each_step_is_marked(monkeypatch, mode):
     marks = []
 
     def fit(*callbacks):

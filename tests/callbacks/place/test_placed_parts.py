@@ -21,7 +21,7 @@ from learner import Data, Learner
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "", 3.5, None, "tpu0"])
-def test_a_device_that_there_is_not_is_refused_with_those_that_can_be_written(device):
+def test_an_unknown_device_is_refused_with_the_valid_ones(device):
     with pytest.raises(
         ValueError, match=r"DevicePlacement\(.*\): (no such device\. Write 'auto'|this machine has)"
     ):
@@ -30,7 +30,7 @@ def test_a_device_that_there_is_not_is_refused_with_those_that_can_be_written(de
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has an accelerator")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps", "xpu", torch.device("cuda")])
-def test_an_accelerator_that_is_not_there_is_refused(device):
+def test_a_missing_accelerator_is_refused(device):
     with pytest.raises(ValueError, match=r"this machine has only a cpu\. Write 'auto'"):
         DevicePlacement(device)
 
@@ -75,7 +75,7 @@ def test_the_model_is_moved_before_it_sees_a_batch_with_its_buffers():
 
 
 @pytest.mark.parametrize("shape", [(2,), ()])
-def test_the_optimizers_state_follows_the_model(shape):
+def test_the_state_of_the_optimizer_follows_the_model(shape):
     parameter = nn.Parameter(torch.ones(shape, device="meta"))
     optimizer = torch.optim.Adam([parameter])
     moments = {"exp_avg": torch.ones(shape), "exp_avg_sq": torch.ones(shape)}
@@ -90,7 +90,7 @@ def test_the_optimizers_state_follows_the_model(shape):
     assert optimizer.state is state
 
 
-def test_an_optimizers_state_that_is_in_place_is_not_touched():
+def test_the_state_of_an_optimizer_on_the_device_is_not_changed():
     learn = make()
     learn.fit(1)
     before = [value for values in learn.optimizer.state.values() for value in values.values()]
@@ -116,7 +116,7 @@ def test_the_callback_keeps_no_model_after_a_fit():
     assert learn.callbacks[DevicePlacement]._placed is None
 
 
-def test_two_fits_and_a_prediction_between_them_train_on(recwarn):
+def test_two_fits_with_a_prediction_between_them_continue_training(recwarn):
     learn = make(valid=[(torch.ones(2, 2), torch.ones(2, 1))])
     learn.fit(1)
     first = learn.results["train_loss"]
@@ -137,7 +137,7 @@ def test_a_model_without_parameters_can_be_placed():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_a_fit_on_cuda_and_then_on_the_cpu_takes_the_optimizers_state_along():
+def test_a_fit_on_cuda_and_then_on_the_cpu_moves_the_state_of_the_optimizer():
     learn = make("cuda")
     learn.fit(2)
     assert learn.device.type == "cuda"
@@ -156,7 +156,7 @@ def test_nested_tensors_reach_cuda_and_return_complete(kind):
     assert all(tensor.device == CPU and bool((tensor >= 1).all()) for tensor in tensors_in(back))
 
 
-def test_no_pass_reads_a_state_that_is_computed():
+def test_no_pass_reads_a_computed_state():
     class Counting(Callback):
         state = ("total",)
         n_read = 0

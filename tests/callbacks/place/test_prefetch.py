@@ -59,7 +59,9 @@ ENDINGS = {
 
 @pytest.mark.parametrize("n", [1, 4, 11, 13, 18])
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_every_ending_leaves_what_it_leaves_without_and_nothing_is_fetched_ahead(monkeypatch, ending, n):
+def test_every_ending_leaves_the_same_state_as_without_prefetch_and_fetches_nothing_ahead(
+    monkeypatch, ending, n
+):
     most = []  # batches on the device at a time, in the first fit
 
     def run(prefetch):

@@ -96,7 +96,7 @@ def test_a_fit_has_the_bits_of_one_without(layers):
     ],
     ids=["accumulation", "bf16", "lean", "ema", "sam"],
 )
-def test_with_others_too(callbacks):
+def test_a_fit_together_with_other_callbacks_has_the_same_bits(callbacks):
     plain = make(*callbacks())
     plain.fit(2)
     checkpointed = make(ActivationCheckpointing("Block"), *callbacks())
@@ -113,7 +113,7 @@ def test_each_layer_runs_twice_in_a_training_step_and_once_in_validation():
     assert calls.count(False) == 1
 
 
-def test_it_holds_less():
+def test_recomputing_holds_less_memory():
     def peak(*callbacks) -> int:
         torch.manual_seed(0)
         model = nn.Sequential(*(Block(64) for _ in range(8)), nn.Linear(64, 1))
@@ -154,7 +154,7 @@ def test_an_error_in_mid_fit_leaves_the_model_unchanged():
     assert not any("forward" in vars(module) for module in learn.model.modules())
 
 
-def test_the_objects_own_forward_is_called_and_restored():
+def test_the_forward_method_of_an_instance_is_called_and_restored():
     learn = make(ActivationCheckpointing("head"))
     head, calls = learn.model.head, []
 
@@ -168,7 +168,7 @@ def test_the_objects_own_forward_is_called_and_restored():
     assert len(calls) == 2 * 3 + 1
 
 
-def test_a_copy_of_the_model_in_mid_fit_is_its_own():
+def test_a_copy_of_the_model_in_the_middle_of_a_fit_is_independent():
     copies = []
 
     @on("after_step")
@@ -186,14 +186,14 @@ def test_a_copy_of_the_model_in_mid_fit_is_its_own():
         assert torch.equal(copied(inputs), before)
 
 
-def test_a_second_one_for_the_same_layer_is_refused():
+def test_a_second_callback_for_the_same_layer_is_refused():
     learn = make(ActivationCheckpointing("layers.1"), ActivationCheckpointing("Block", name="other"))
     with pytest.raises(ValueError, match=r"'layers\.1' already"):
         learn.fit(1)
     assert not any("forward" in vars(module) for module in learn.model.modules())
 
 
-def test_two_for_different_layers_go_together():
+def test_callbacks_for_different_layers_can_be_combined():
     plain = make()
     plain.fit(1)
     two = make(ActivationCheckpointing("layers.1"), ActivationCheckpointing("layers.2", name="other"))
@@ -202,17 +202,17 @@ def test_two_for_different_layers_go_together():
 
 
 @pytest.mark.parametrize("layers", [None, [], "", 3, [nn.ReLU]])
-def test_layers_that_are_not_names(layers):
+def test_layers_that_are_not_given_by_name_are_refused(layers):
     with pytest.raises(TypeError, match=r"ActivationCheckpointing\("):
         ActivationCheckpointing(layers)
 
 
-def test_a_layer_that_is_not_there():
+def test_a_missing_layer_is_refused():
     with pytest.raises(ValueError, match=r"the model has no 'blocks\.\*'\. There are: model, layers"):
         make(ActivationCheckpointing("blocks.*")).fit(1)
 
 
-def test_the_step_of_a_hugging_face_model_with_its_own_switch():
+def test_a_hugging_face_model_recomputes_with_its_own_setting():
     """Both implementations have the same bits."""
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(

@@ -89,7 +89,7 @@ def test_overwritten_pinned_memory_is_an_error_with_a_hint(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument")
-def test_what_a_dataloader_has_pinned_is_sent_without_a_copy_and_the_same_again_with_one(monkeypatch):
+def test_pinned_memory_of_a_dataloader_is_sent_without_a_copy_and_reused_memory_with_one(monkeypatch):
     inputs, targets = torch.rand(SIZE, 3), torch.rand(SIZE, 1)
     lane = imitated(monkeypatch, pinned=(inputs, targets))
     learn = make(train=pinning(lambda rows: (inputs, targets), (torch.rand(12, 3), torch.rand(12, 1))))
@@ -112,7 +112,7 @@ def test_fresh_memory_of_a_dataloader_is_held_until_it_is_copied(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", NESTS)
-def test_every_tensor_of_a_nest_goes_by_the_lane_and_the_nest_keeps_its_types(kind):
+def test_every_tensor_of_a_nest_is_sent_on_the_stream_and_the_nest_keeps_its_types(kind):
     batch, lane = NESTS[kind](), FakeLane()
     placed = Prefetch(lane).place(batch, False, map_tensors, lambda leaf: leaf)
     before, after = list(tensors_in(batch)), list(tensors_in(placed))
@@ -123,7 +123,7 @@ def test_every_tensor_of_a_nest_goes_by_the_lane_and_the_nest_keeps_its_types(ki
     assert all(one is not other for one, other in zip(before, after, strict=True)) or kind == "parameter"
 
 
-def test_what_is_there_already_is_not_sent_again(lane):
+def test_a_tensor_on_the_device_is_not_sent_again(lane):
     learn = make(train=[(torch.ones(2, 3), torch.ones(2, 1))] * 3)
     learn.fit(1)
     assert lane.n_pinned == 6
@@ -144,7 +144,7 @@ def test_batches_are_sent_on_the_separate_stream_unless_it_is_switched_off(lane)
     assert lane.n_pinned == 6
 
 
-def test_validation_goes_by_the_lane_and_the_callback_keeps_none(lane):
+def test_validation_uses_the_stream_and_the_callback_keeps_none(lane):
     learn = make(valid=DataLoader(Noisy(), SIZE))
     learn.validate()
     assert lane.n_begun == 10  # nothing is computed when the first batch comes
@@ -175,7 +175,7 @@ def test_on_a_cpu_prefetch_changes_nothing():
 
 
 @pytest.mark.parametrize("value", [1, "yes", None])
-def test_prefetch_is_true_or_false(value):
+def test_prefetch_must_be_true_or_false(value):
     with pytest.raises(TypeError, match=r"prefetch=.*write True or False"):
         DevicePlacement("cpu", prefetch=value)
 
@@ -193,7 +193,7 @@ def arrays(kind):
 
 @CUDA
 @pytest.mark.parametrize("kind", ["tensors", "plain", "pinned"])
-def test_on_cuda_the_weights_are_those_without(kind):
+def test_on_cuda_the_weights_are_the_same_without_prefetch(kind):
     found = []
     for prefetch in (False, True):
         learn = make(train=arrays(kind))

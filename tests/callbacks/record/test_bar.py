@@ -147,7 +147,7 @@ def test_a_stream_that_someone_else_has_put_there_in_the_fit_stays(terminal):
         assert sys.stdout is other
 
 
-def test_cleanup_without_a_fit_and_twice_does_no_harm(capfd):
+def test_cleanup_works_without_a_fit_and_twice(capfd):
     callback = Progress()
     learn = make(callback, defaults=())
     callback.cleanup_fit(learn)

@@ -72,7 +72,7 @@ def test_a_second_fit_after_restore_prints_the_same_numbers_again(capsys):
     assert capsys.readouterr().out == ARTICLE
 
 
-def test_of_an_epoch_it_prints_the_root_of_the_mean_loss_of_all_training_items(capsys):
+def test_for_an_epoch_it_prints_the_root_of_the_mean_loss_of_all_training_items(capsys):
     losses = []
 
     class Keep(Callback):
@@ -91,7 +91,7 @@ def test_validation_batches_are_not_printed(capsys):
     assert len(capsys.readouterr().out.splitlines()) == 4
 
 
-def test_where_gradients_add_up_only_the_batches_that_make_a_step_are_printed(capsys):
+def test_with_accumulated_gradients_only_the_batches_that_make_a_step_are_printed(capsys):
     class EverySecond(Callback):
         def before_step(self, learn):
             if learn.batch_idx == 0:
@@ -113,7 +113,7 @@ def test_an_invalid_interval_is_refused_when_the_callback_is_made():
         LogRMSE("now and then")
 
 
-def test_cleanup_without_a_fit_and_twice_does_no_harm():
+def test_cleanup_works_without_a_fit_and_twice():
     callback = LogRMSE("1 epoch")
     learn = article_learner(callback)
     callback.cleanup_fit(learn)

@@ -196,7 +196,7 @@ def test_an_invalid_path_is_refused_when_the_callback_is_made():
         CSVLogger(None)
 
 
-def test_cleanup_without_a_fit_and_twice_does_no_harm(tmp_path):
+def test_cleanup_works_without_a_fit_and_twice(tmp_path):
     callback = CSVLogger(tmp_path / "log.csv")
     learn = make(callback)
     callback.cleanup_fit(learn)

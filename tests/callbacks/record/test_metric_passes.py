@@ -34,7 +34,7 @@ def test_metrics_are_measured_in_the_passes_asked_for(on, names):
     assert set(learn.measured) == losses | names
 
 
-def test_on_both_the_two_passes_do_not_mix():
+def test_on_both_measures_the_two_passes_separately():
     learn = regress(MSE(), on="both")
     assert learn.history[-1]["valid_mse"] == pytest.approx(learn.history[-1]["valid_loss"], rel=1e-6)
     assert learn.history[-1]["train_mse"] == pytest.approx(learn.history[-1]["train_loss"], rel=1e-6)
@@ -46,7 +46,7 @@ def test_on_train_the_object_that_was_given_is_the_one_that_measures():
     assert metric.compute() == pytest.approx(learn.history[-1]["train_mse"])
 
 
-def test_a_word_for_on_that_there_is_not_is_refused():
+def test_an_unknown_pass_is_refused():
     with pytest.raises(ValueError, match=r"Metrics\(on='validation'\): pass 'valid', 'train' or 'both'"):
         Metrics(on="validation")
 
@@ -136,7 +136,7 @@ def test_an_empty_validation_of_unknown_length_is_reported_and_writes_nothing():
         assert learn.validate() == {}
 
 
-def test_an_empty_batch_counts_for_nothing():
+def test_an_empty_batch_has_no_weight():
     filled = uneven_batches(3, 2, seed=1)
     learn = regress(MSE())
     results = learn.validate([filled[0], (torch.ones(0, 3), torch.ones(0, 1)), filled[1]])
@@ -164,7 +164,7 @@ def test_validating_in_the_middle_of_a_training_pass_does_not_disturb_its_number
     assert [without_time(row) for row in plain.history] == [without_time(row) for row in nested.history]
 
 
-def test_a_second_fit_measures_from_scratch():
+def test_a_second_fit_starts_measuring_again():
     twice = regress(MSE(), torchmetrics.MeanAbsoluteError(), on="both")
     twice.fit(1)
     at_once = regress(MSE(), torchmetrics.MeanAbsoluteError(), on="both", n_epochs=2)

@@ -60,7 +60,7 @@ def test_r2_keeps_its_digits_where_the_targets_are_large_and_vary_little(sizes, 
     assert over(R2(), batches) == pytest.approx(r2_score(targets, preds), rel=1e-9)
 
 
-def test_r2_of_targets_that_do_not_vary_is_one_where_all_are_hit_and_else_zero():
+def test_r2_of_constant_targets_is_one_if_all_predictions_are_exact_and_zero_otherwise():
     ones = torch.ones(4)
     assert over(R2(), [(ones, ones)]) == r2_score(ones, ones) == 1
     assert over(R2(), [(ones * 2, ones)]) == r2_score(ones, ones * 2) == 0

@@ -119,7 +119,7 @@ def test_a_profiler_of_the_users_own_is_reported(tmp_path):
     [{"n_steps": 0}, {"n_steps": 2.0}, {"wait": -1}, {"warm_up": True}, {"top": "all"}],
     ids=str,
 )
-def test_settings_that_cannot_be_used(settings):
+def test_settings_that_cannot_be_used_are_refused(settings):
     with pytest.raises(ValueError, match=f"Profile\\({next(iter(settings))}="):
         Profile("profile", **settings)
 

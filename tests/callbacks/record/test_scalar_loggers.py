@@ -157,7 +157,7 @@ def test_json_has_no_nan_so_it_is_null(make_learner, tmp_path):
     assert (line["odd"], line["far"]) == (None, None)
 
 
-def test_a_file_that_is_there_is_not_touched_unless_asked(make_learner, tmp_path):
+def test_an_existing_file_is_not_changed_unless_asked(make_learner, tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1}\n')
     with pytest.raises(FileExistsError, match="append=True"):

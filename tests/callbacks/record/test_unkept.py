@@ -27,7 +27,7 @@ def make(*callbacks, data=DATA, **options) -> Learner:
     return Learner(nn.Linear(1, 1), data, nn.functional.mse_loss, optimizer, callbacks, **options)
 
 
-def test_the_first_fit_that_keeps_nothing_says_how_to_keep_the_weights(capsys):
+def test_the_first_fit_that_keeps_nothing_prints_how_to_keep_the_weights(capsys):
     for _ in range(3):
         make().fit(1)
     shown = capsys.readouterr()
@@ -46,7 +46,7 @@ def test_nothing_is_printed_where_weights_are_saved_or_nothing_is_shown(tmp_path
 
 
 @pytest.mark.parametrize("tool", ["lr_find", "cost", "check", "sandbox"])
-def test_what_leaves_no_trace_says_nothing_and_a_fit_after_it_does(tool, capsys):
+def test_a_fit_in_a_sandbox_prints_no_hint_and_the_next_fit_does(tool, capsys):
     learn = make()
     if tool == "sandbox":
         with learn.sandbox():
@@ -58,7 +58,7 @@ def test_what_leaves_no_trace_says_nothing_and_a_fit_after_it_does(tool, capsys)
     assert "memory" in capsys.readouterr().err
 
 
-def test_cross_validation_says_nothing_and_a_fit_after_it_does(capsys):
+def test_cross_validation_prints_no_hint_and_the_next_fit_does(capsys):
     learner.cross_validate(lambda data: make(data=data), DATA, k=2, n_epochs=1)
     assert "memory" not in capsys.readouterr().err
     make().fit(1)

@@ -58,7 +58,7 @@ def test_the_mean_loss_is_that_of_the_joined_data(name, sizes):
 @settings(max_examples=2, deadline=None)
 @given(sizes=PARTS)
 @pytest.mark.parametrize("name", CASES)
-def test_gradients_that_add_up_are_those_of_the_joined_data(name, sizes):
+def test_accumulated_gradients_are_those_of_the_joined_data(name, sizes):
     weights = []
     for each, callbacks in ((sizes, [GradientAccumulation(N)]), ([N], [])):
         learn = learner_of(name, each, *callbacks, lr=0.01)
@@ -96,12 +96,12 @@ def test_a_module_or_partial_of_several_targets_measures_under_its_own_name(loss
 
 
 @pytest.mark.skipif(not hasattr(nn, "LinearCrossEntropyLoss"), reason="torch has it from 2.13 on")
-def test_a_linear_cross_entropy_leaves_out_what_it_ignores():
+def test_a_linear_cross_entropy_leaves_out_ignored_targets():
     loss = nn.LinearCrossEntropyLoss(4, 4).double()
     assert reduction_of(loss).weigh(X, PARTLY) == (PARTLY != -100).sum()
 
 
-def test_a_batch_without_any_target_counts_for_nothing():
+def test_a_batch_without_any_target_has_no_weight():
     learn = learner_of("cross entropy, ignored", [3, 9])
     assert math.isfinite(learn.validate()["valid_loss"])
     assert learn.validate()["valid_loss"] == pytest.approx(joined("cross entropy, ignored", learn))

@@ -71,7 +71,7 @@ def loss_of(model):
 
 @pytest.mark.parametrize("n_epochs", [3, 30])
 @pytest.mark.parametrize("step", [None, LeanStep, WholeStep])
-def test_with_one_batch_an_epoch_the_restored_weights_have_the_loss_that_was_best(step, n_epochs):
+def test_with_one_batch_per_epoch_the_restored_weights_have_the_best_loss(step, n_epochs):
     stop = EarlyStopping("train_loss", patience=4)
     learn = make(stop, *([step()] if step else []))
     learn.fit(n_epochs)
@@ -99,7 +99,7 @@ def test_every_result_of_the_training_pass_is_of_the_weights_before_its_update(m
     assert are_equal(learn.model, weights.before[stop.best_epoch])
 
 
-def test_gradients_that_add_up_to_one_update_were_measured_before_it():
+def test_losses_of_accumulated_gradients_were_measured_before_the_update():
     stop, weights = EarlyStopping("train_loss", patience=30), Weights()
     learn = make(stop, weights, GradientAccumulation(3), n_batches=3)
     learn.fit(6)
@@ -146,7 +146,7 @@ def test_buffers_come_with_the_weights_that_were_measured():
     assert are_equal(learn.model, weights.before[stop.best_epoch])
 
 
-def test_beside_averages_the_trained_weights_that_were_measured_are_restored():
+def test_with_averages_the_measured_trained_weights_are_restored():
     stop, weights = EarlyStopping("train_loss", patience=30), Weights()
     learn = make(EMA(0.5), stop, weights)
     learn.fit(6)

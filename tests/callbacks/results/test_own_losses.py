@@ -36,7 +36,7 @@ def tokens_of(preds, targets):
     return F.cross_entropy(preds, targets, reduction="none")[kept].mean()
 
 
-def test_a_function_of_the_learner_decides_how_much_a_batch_counts():
+def test_a_function_sets_the_weight_of_a_batch():
     weight = Metrics(weight=lambda learn: (learn.targets != 0).sum())
     _, targets, _ = CASES["cross entropy, another ignored"]
     batches = batches_of(targets, [5, 4, 3])
@@ -77,7 +77,7 @@ class OwnLoss(nn.MSELoss):
 
 
 @pytest.mark.parametrize("way", ["subclass of a loss", "callback", "subclass of the learner"])
-def test_a_loss_that_is_computed_in_another_way_counts_by_items(way):
+def test_a_loss_that_is_computed_in_another_way_is_weighted_by_items(way):
     class Twice(Callback):
         def compute_loss(self, learn):
             learn.loss_grad = 2 * learn.loss_func(learn.preds, learn.targets) / len(learn.targets)
@@ -125,7 +125,7 @@ class Writer(nn.Module):
 
 @pytest.mark.parametrize("shift", [0, 1])
 @pytest.mark.parametrize("sizes", [[12], [5, 4, 3], [1] * 12])
-def test_the_own_loss_of_a_language_model_counts_by_the_labels_it_compares_with(shift, sizes):
+def test_the_own_loss_of_a_language_model_is_weighted_by_its_labels(shift, sizes):
     ids = numbers(7, N, 5)
     labels = partly(ids)
     model = Writer(shift)

@@ -54,7 +54,7 @@ def test_a_buffer_that_a_bad_batch_has_replaced_is_restored():
 # What is recorded
 
 
-def test_a_parameter_that_is_replaced_in_mid_pass_is_looked_at():
+def test_a_parameter_that_is_replaced_in_the_middle_of_a_pass_is_measured():
     updates, flow, stats = WeightUpdates("1.weight"), GradientFlow("1.weight"), ActivationStats("1")
     model = nn.Sequential(nn.Identity(), line())
 
@@ -76,7 +76,7 @@ def test_which_steps_are_recorded_may_be_changed_between_fits():
     assert updates.steps == flow.steps == stats.steps == [2, 4]
 
 
-def test_a_validation_within_a_validation_does_not_count_in_it():
+def test_a_validation_within_a_validation_does_not_change_its_results():
     far = [(100 * inputs, targets) for inputs, targets in doubles()]
 
     @on("before_validate", name="look_elsewhere", order=Order.REPORT)
@@ -92,7 +92,7 @@ def test_a_validation_within_a_validation_does_not_count_in_it():
     assert learn.history[-1]["valid_loss"] == learner_of(line(), data=data).validate()["valid_loss"]
 
 
-def test_metrics_that_come_in_the_middle_of_a_pass_measure_none_of_it():
+def test_metrics_added_in_the_middle_of_a_pass_do_not_measure_it():
     learn = learner_of(
         line(),
         at("before_batch", 0, 2, lambda learn: learn.add_callbacks(Metrics())),

@@ -75,14 +75,14 @@ def test_a_quarter_of_half_a_cosine():
     assert cos(1.0, 0.0)(0.25) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
 
 
-def test_wsd_goes_down_in_a_line_over_its_last_share():
+def test_wsd_falls_linearly_over_its_last_share():
     values = [wsd(1.0, warmup=0.2, decay=0.4)(progress) for progress in (0.1, 0.2, 0.6, 0.8, 0.9)]
     assert values == pytest.approx([0.5, 1.0, 1.0, 0.5, 0.25])
 
 
 @pytest.mark.parametrize("n_steps", [10, 40, 41])
 @pytest.mark.parametrize("pct_start", [0.2, 0.3, 0.5])
-def test_one_cycle_is_that_of_torch_step_for_step(n_steps, pct_start):
+def test_one_cycle_equals_that_of_torch_at_each_step(n_steps, pct_start):
     settings = {"total_steps": n_steps, "pct_start": pct_start, "base_momentum": 0.85, "max_momentum": 0.95}
 
     def make(optimizer):
@@ -94,7 +94,7 @@ def test_one_cycle_is_that_of_torch_step_for_step(n_steps, pct_start):
     assert momentums == pytest.approx(by_torch(make, n_steps, "momentum"), rel=1e-12)
 
 
-def test_sgdr_is_that_of_torch_step_for_step():
+def test_sgdr_equals_that_of_torch_at_each_step():
     def make(optimizer):
         return CosineAnnealingWarmRestarts(optimizer, T_0=8, T_mult=2, eta_min=0.01)
 
@@ -141,7 +141,7 @@ def test_other_arguments_are_another_annealer():
         (lambda: sgdr(1, n_cycles=0), ValueError, "1 cycle or more"),
     ],
 )
-def test_what_cannot_be_is_refused(make, error, words):
+def test_impossible_arguments_are_refused(make, error, words):
     with pytest.raises(error, match=words):
         make()
 
@@ -155,7 +155,7 @@ def test_what_cannot_be_is_refused(make, error, words):
     ],
     ids=["cos", "lin", "exp"],
 )
-def test_from_one_value_to_another_as_torch_goes(annealer, make):
+def test_annealers_between_two_values_equal_those_of_torch(annealer, make):
     assert over(annealer, 11) == pytest.approx(by_torch(make, 11), rel=1e-9)
 
 

@@ -102,7 +102,7 @@ def test_an_invalid_budget_is_refused(budget):
 
 
 @pytest.mark.parametrize(("size", "n_train", "n_valid"), [(2, 2, 2), (0.3, 3, 2), (0.01, 1, 1), (99, 10, 5)])
-def test_passes_end_after_so_many_batches(make_learner, size, n_train, n_valid):
+def test_passes_end_after_the_given_number_of_batches(make_learner, size, n_train, n_valid):
     counts = Counts()
     data = Data(line_batches(10), line_batches(5))
     learn = make_learner(data=data, callbacks=[ShortEpoch(size), counts])
@@ -133,7 +133,7 @@ class Counts(Callback):
 
 
 @pytest.mark.parametrize(("which", "seen"), [("train", [2, 5]), ("valid", [10, 2])])
-def test_one_of_the_passes_can_be_left_whole(make_learner, which, seen):
+def test_one_of_the_passes_can_stay_complete(make_learner, which, seen):
     counts = Counts()
     data = Data(line_batches(10), line_batches(5))
     make_learner(data=data, callbacks=[ShortEpoch(2, on=which), counts]).fit(1)

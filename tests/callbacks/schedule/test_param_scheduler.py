@@ -182,13 +182,13 @@ def test_what_the_optimizer_cannot_follow_is_refused_before_the_first_step(make_
 @pytest.mark.parametrize(
     "other", [ParamScheduler({"lr": cos(1, 0)}, name="other"), TorchScheduler(partial(StepLR, step_size=1))]
 )
-def test_two_that_change_the_same_are_refused_by_name(make_learner, other):
+def test_callbacks_that_change_the_same_hyperparameter_are_refused_by_name(make_learner, other):
     learn = make_learner(callbacks=[ParamScheduler({"lr": cos(1, 0)}), other])
     with pytest.raises(ValueError, match=f"'param_scheduler'.*'{other.name}' both change lr"):
         learn.fit(1)
 
 
-def test_two_that_change_different_things_are_welcome(make_learner):
+def test_callbacks_that_change_different_hyperparameters_are_allowed(make_learner):
     other = ParamScheduler({"weight_decay": constant(0.1)}, name="decay")
     make_learner(callbacks=[ParamScheduler({"lr": cos(0.1, 0)}), other]).fit(1)
 

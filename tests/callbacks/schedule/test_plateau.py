@@ -44,7 +44,7 @@ def rates_of(learn) -> list[float]:
 @pytest.mark.parametrize("cooldown", [0, 2])
 @pytest.mark.parametrize("patience", [0, 1, 2, 4])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_rates_are_torchs(make_learner, patience, cooldown, seed):
+def test_the_rates_equal_those_of_torch(make_learner, patience, cooldown, seed):
     values = [random.Random(seed).random() for _ in range(40)]
     values[7] = float("nan")
     settings = {"factor": 0.5, "cooldown": cooldown, "min_lr": 1e-4}
@@ -84,7 +84,7 @@ def test_patience_is_the_number_of_bad_epochs_that_are_allowed(make_learner, pat
     assert rates[epoch] == pytest.approx(0.01)
 
 
-def test_the_defaults_are_torchs(make_learner):
+def test_the_defaults_equal_those_of_torch(make_learner):
     values = [1.0] * 30
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)
     theirs, expected = lr_scheduler.ReduceLROnPlateau(optimizer), []
@@ -108,7 +108,7 @@ def test_the_defaults_are_torchs(make_learner):
         ({"mode": "up"}, "'min', 'max'"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(settings, words):
+def test_impossible_settings_are_refused(settings, words):
     with pytest.raises(ValueError, match=words):
         ReduceLROnPlateau(**settings)
 
@@ -125,7 +125,7 @@ def test_another_that_changes_the_rate_is_refused(make_learner):
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
-def test_the_rates_of_all_groups_are_torchs_down_to_the_lowest(make_learner, mode):
+def test_the_rates_of_all_groups_equal_those_of_torch_down_to_the_lowest(make_learner, mode):
     values = [random.Random(5).random() for _ in range(30)]
     settings = {"factor": 0.3, "min_lr": 1e-3, "mode": mode}
 

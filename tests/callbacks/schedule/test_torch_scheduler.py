@@ -108,7 +108,7 @@ def test_a_snapshot_in_the_middle_takes_the_schedule_up_where_it_was(make_learne
 
 
 @pytest.mark.parametrize("wrong", [None, 3, lambda optimizer: "no scheduler"])
-def test_what_makes_no_scheduler_is_refused(make_learner, wrong):
+def test_a_function_that_makes_no_scheduler_is_refused(make_learner, wrong):
     with pytest.raises(TypeError, match="TorchScheduler"):
         make_learner(callbacks=[TorchScheduler(wrong)]).fit(1)
 

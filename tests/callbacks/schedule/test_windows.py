@@ -62,7 +62,7 @@ def test_a_schedule_in_a_window_runs_from_its_start_to_its_end(make_learner, win
     assert rates(make_learner, When(fall(), **window)) == pytest.approx(expected)
 
 
-def test_a_window_within_a_window_is_what_both_leave(make_learner):
+def test_a_window_within_a_window_is_their_intersection(make_learner):
     held = When(When(fall(), start="1 epoch"), until="2 epochs")
     assert rates(make_learner, held) == pytest.approx([*[RATE] * 3, *steps(3), *[0] * 6])
 
@@ -136,7 +136,7 @@ def test_a_scheduler_of_torch_starts_where_its_window_opens_and_stays_where_it_c
     )
 
 
-def test_one_cycle_of_torch_as_long_as_its_window_or_budget_is_welcome(make_learner):
+def test_one_cycle_of_torch_as_long_as_its_window_or_budget_is_allowed(make_learner):
     def cycle(n):
         return TorchScheduler(
             partial(OneCycleLR, max_lr=0.1, total_steps=n, cycle_momentum=False), every="1 step"
@@ -215,6 +215,6 @@ def test_metrics_in_a_window_are_metrics_of_the_learner(make_learner):
         lambda: (GradientAccumulation(2, name="one"), When(GradientAccumulation(3), start="1 epoch")),
     ],
 )
-def test_rivals_are_refused_also_where_one_is_in_a_window(make_learner, two):
+def test_conflicting_callbacks_are_refused_even_if_one_is_in_a_window(make_learner, two):
     with pytest.raises(ValueError, match=r"both (change|clip|accumulate)"):
         make_learner(callbacks=two()).fit(1)

@@ -80,7 +80,7 @@ def test_a_last_batch_that_is_cancelled_drops_its_window():
     assert one.global_step == 1
 
 
-def test_nothing_leaks_out_of_a_cancelled_epoch():
+def test_a_cancelled_epoch_leaves_no_gradients():
     @on("after_batch")
     def end(learn):
         if learn.epoch == 0 and learn.batch_idx == 0:
@@ -94,7 +94,7 @@ def test_nothing_leaks_out_of_a_cancelled_epoch():
     assert one.global_step == 1
 
 
-def test_nothing_leaks_into_the_next_fit():
+def test_a_fit_leaves_no_gradients_to_the_next():
     @on("after_batch")
     def fail(learn):
         raise ZeroDivisionError

@@ -29,7 +29,7 @@ from learner import Data, Learner
 
 
 @pytest.mark.parametrize("buffers", ["copy", "average"])
-def test_the_average_is_that_of_torch_bit_for_bit(buffers):
+def test_the_average_equals_that_of_torch_bit_for_bit(buffers):
     def model():
         torch.manual_seed(0)
         return nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
@@ -105,7 +105,7 @@ def test_a_lazy_layer_is_averaged_from_its_first_update_on(make_learner):
     assert set(learn.callbacks.ema.averages) == {"weight", "bias"}
 
 
-def test_gradients_that_add_up_count_as_one_update(make_learner):
+def test_accumulated_gradients_are_one_update(make_learner):
     @on("before_step", order=Order.GRADIENT)
     def accumulate(learn):
         if learn.batch_idx % 3 != 2:
@@ -161,7 +161,7 @@ def test_a_window_that_would_leave_the_averages_in_the_model_is_refused(make_lea
             make_learner(callbacks=[When(EMA(), **window)]).fit(1)
 
 
-def test_it_can_begin_late_and_now_and_then(make_learner):
+def test_it_can_start_late_and_run_at_intervals(make_learner):
     learn = make_learner(
         callbacks=[
             When(EMA(0.5), start="4 steps"),

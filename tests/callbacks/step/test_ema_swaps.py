@@ -21,7 +21,7 @@ from callbacks import (
 # Who has which weights when -------------------------------------------------------------------------------
 
 
-def test_training_has_the_trained_weights_and_all_else_the_averages(make_learner):
+def test_training_uses_the_trained_weights_and_everything_else_the_averages(make_learner):
     watch = Watch()
     learn = make_learner(callbacks=[EMA(0.5, warmup=False), watch])
     first = learn.model.weight.detach().clone()
@@ -68,7 +68,7 @@ def test_a_cancelled_validation_leaves_training_unchanged(make_learner, cancel, 
     assert torch.equal(plain.model.weight, learn.model.weight)
 
 
-def test_a_training_pass_that_is_cancelled_ends_with_the_averages_all_the_same(make_learner):
+def test_a_training_pass_that_is_cancelled_still_ends_with_the_averages(make_learner):
     @on("before_batch")
     def leave(learn):
         if learn.training and learn.batch_idx == 2:
@@ -81,7 +81,7 @@ def test_a_training_pass_that_is_cancelled_ends_with_the_averages_all_the_same(m
     assert torch.equal(watch.seen["before_train"][1], watch.seen["after_step"][1])
 
 
-def test_an_error_in_validation_gives_the_trained_weights_back(make_learner):
+def test_an_error_in_validation_restores_the_trained_weights(make_learner):
     @on("after_batch")
     def fail(learn):
         if not learn.training and learn.epoch == 1:
@@ -133,7 +133,7 @@ def test_the_file_of_an_epochs_end_holds_the_averages_as_the_models_weights(make
     assert torch.equal(held, watch.seen["after_validate"][0])
 
 
-def test_after_the_fit_the_weights_can_be_asked_for_and_the_averages_had_for_a_block(make_learner):
+def test_after_the_fit_the_averages_can_be_used_within_a_block(make_learner):
     learn, other = make_learner(callbacks=[EMA(0.5, at_end="weights")]), make_learner(callbacks=[EMA(0.5)])
     learn.fit(2)
     other.fit(2)

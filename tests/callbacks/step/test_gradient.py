@@ -50,7 +50,7 @@ def test_the_weights_are_those_of_a_loop_written_by_hand(make_learner):
     assert torch.equal(learn.model.bias, bias)
 
 
-def test_a_voided_update_keeps_its_gradients_for_the_next(make_learner):
+def test_a_cancelled_update_keeps_its_gradients_for_the_next(make_learner):
     class Twice(Callback):
         def before_step(self, learn):
             if learn.batch_idx % 2 == 0:
@@ -67,7 +67,7 @@ def test_a_voided_update_keeps_its_gradients_for_the_next(make_learner):
     torch.testing.assert_close(halves.model.weight, joined.model.weight)
 
 
-def test_a_voided_batch_leaves_no_gradients(make_learner):
+def test_a_cancelled_batch_leaves_no_gradients_to_an_update(make_learner):
     class Void(Callback):
         def before_step(self, learn):
             raise CancelBatch
@@ -128,7 +128,7 @@ class OfNoKind:
 
 
 @pytest.mark.parametrize("make", [lambda given: Counting(given, lr=0.1), replaced, OfNoKind])
-def test_an_optimizer_that_zeroes_in_its_own_way_is_called(make_learner, make):
+def test_an_optimizer_with_its_own_zero_grad_is_called(make_learner, make):
     learn = make_learner(n_batches=2, valid=False, callbacks=[ZeroGrad], defaults=(), optimizer=make)
     learn.fit(2)
     assert learn.optimizer.n_calls >= 4

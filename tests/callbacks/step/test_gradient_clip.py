@@ -80,7 +80,7 @@ def test_clipping_to_zero_leaves_the_weights_unchanged():
     assert same(learn.model, net())
 
 
-def test_gradient_norms_measures_what_is_left(make_learner):
+def test_gradient_norms_measures_the_clipped_gradients(make_learner):
     row = learner_with(GradientNorms(), GradientClip(0.01)).fit(1)[0]
     assert row["grad_norm_max"] == pytest.approx(0.01, rel=1e-3)
     assert row["unclipped_norm"] > 0.01

@@ -99,7 +99,7 @@ def test_the_mixed_loss_is_that_against_mixed_labels():
     learner_of(MixUp(1.0), compare).fit(4)
 
 
-def test_label_mix_is_label_smoothing_towards_the_batchs_classes_on_the_mean():
+def test_label_mix_is_on_average_label_smoothing_towards_the_classes_of_the_batch():
     x, y = pictures(1, 64)[0]
     learn = learner_of(LabelMix(0.3, seed=0), data=Data([(x, y)]))
     learn.optimizer.param_groups[0]["lr"] = 0.0
@@ -176,7 +176,7 @@ def test_validation_predictions_data_and_the_global_stream_are_as_without_it(kin
     assert learn.loss_func is F.cross_entropy
 
 
-def test_training_metrics_see_each_items_own_target():
+def test_training_metrics_get_the_own_target_of_each_item():
     seen = []
     learn = learner_of(
         MixUp(),

@@ -135,12 +135,12 @@ def test_what_cannot_be_mixed_is_refused_at_the_first_batch(kind, x, y, words):
         [When(MixUp(), until="1 epoch"), CutMix()],
     ],
 )
-def test_two_that_mix_are_refused_with_both_names(callbacks):
+def test_two_callbacks_that_mix_are_refused_with_both_names(callbacks):
     with pytest.raises(ValueError, match=r"both mix the batch.*When\(MixUp\(\), until='5 epochs'\)"):
         learner_of(*callbacks).fit(1)
 
 
-def test_one_after_the_other_they_go_and_at_one_time_they_do_not():
+def test_callbacks_that_mix_may_follow_each_other_but_not_overlap():
     seen = []
     callbacks = [When(MixUp(seed=0), until="1 epoch"), When(CutMix(seed=1), start="1 epoch")]
     learn = learner_of(*callbacks, on("after_loss")(lambda learn: seen.append(learn.loss_func.shift > 0)))

@@ -108,7 +108,7 @@ def test_without_it_within_a_fit_the_layers_train_again():
     assert int(learn.model[1].num_batches_tracked) == 1
 
 
-def test_it_can_begin_late():
+def test_it_can_start_late():
     learn = learner_of(When(BatchNormFreeze(), start="1 epoch"), model=norms())
     learn.fit(2)
     assert int(learn.model[1].num_batches_tracked) == 3
@@ -122,7 +122,7 @@ def test_swa_leaves_the_statistics_of_held_layers_alone(layers):
     assert torch.equal(learn.model[3].running_mean, torch.zeros(4)) == (layers == "all")
 
 
-def test_another_word_is_refused():
+def test_an_unknown_setting_is_refused():
     with pytest.raises(ValueError, match="'frozen' or 'all'"):
         BatchNormFreeze("none")  # type: ignore[arg-type]
 
@@ -180,7 +180,7 @@ def test_as_a_callback_it_changes_predictions_and_nothing_else():
     assert not torch.equal(preds, plain.get_preds()[0])
 
 
-def test_without_dropping_anything_nothing_spreads():
+def test_without_dropout_the_spread_is_zero():
     learn = learner_of(model=dropped(0.0))
     inputs = torch.rand(5, 1)
     mean, spread = MCDropout(3).predict(learn, inputs)
@@ -218,7 +218,7 @@ def test_an_error_in_a_pass_leaves_dropout_off():
     assert not learn.model[2].training
 
 
-def test_what_cannot_be_is_refused():
+def test_impossible_arguments_are_refused():
     for wrong in (1, 2.5, True):
         with pytest.raises(ValueError, match="number, 2 or more"):
             MCDropout(wrong)  # type: ignore[arg-type]

@@ -113,7 +113,7 @@ def test_a_batch_that_is_left_in_the_middle_leaves_no_noise(make_learner, error,
     [lambda: EMA(0.5), lambda: SWA(0.0), lambda: EarlyStopping("train_loss")],
     ids=["EMA", "SWA", "Stop"],
 )
-def test_no_noise_comes_into_averages_and_weights_that_are_kept(make_learner, other, cancel):
+def test_averages_and_kept_weights_contain_no_noise(make_learner, other, cancel):
     @on("before_backward", order=Order.SAVE)
     def leave(learn):
         if learn.epoch == 1 and learn.batch_idx:
@@ -155,7 +155,7 @@ def test_an_interrupted_fit_resumes_with_the_same_bits(tmp_path, at, seed):
     assert not differs(outcome(again), expected)
 
 
-def test_two_at_a_time_are_refused_with_both_names_before_the_first_step(make_learner):
+def test_two_at_the_same_time_are_refused_with_both_names_before_the_first_step(make_learner):
     learn = make_learner(callbacks=[WeightNoise(), WeightNoise(name="more")])
     with pytest.raises(ValueError, match=r"WeightNoise and WeightNoise \('more'\) both add noise"):
         learn.fit(1)
@@ -204,12 +204,12 @@ def test_the_mean_stays_and_evaluation_does_nothing():
     assert repr(layer) == "StochasticDepth(p=0.25)"
 
 
-def test_the_rates_go_up_in_a_line():
+def test_the_rates_rise_linearly():
     assert StochasticDepth.rates(4) == [0.125, 0.25, 0.375, 0.5]
     assert StochasticDepth.rates(2, last=0.2) == [0.1, 0.2]
 
 
-def test_a_model_with_it_trains_in_a_learner(make_learner):
+def test_a_model_with_stochastic_depth_trains_in_a_learner(make_learner):
     class Block(nn.Module):
         def __init__(self):
             super().__init__()

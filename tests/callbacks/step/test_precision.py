@@ -254,7 +254,7 @@ def test_two_of_them_are_refused():
         learner_of(MixedPrecision(), MixedPrecision("fp16", name="other")).fit(1)
 
 
-def test_now_and_then_is_refused():
+def test_an_interval_is_refused():
     with pytest.raises(ValueError, match="must run each"):
         When(MixedPrecision(), start="1 step")
 

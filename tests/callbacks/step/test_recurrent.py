@@ -66,7 +66,7 @@ def learner_of(*callbacks: Any, model: Any = None, **options: Any) -> Any:
 # RNNReset -------------------------------------------------------------------------------------------------
 
 
-def test_each_pass_begins_with_hidden_state_forgotten_as_in_a_loop_by_hand():
+def test_each_pass_starts_with_a_reset_hidden_state_as_in_a_loop_by_hand():
     learn = learner_of(RNNReset())
     learn.fit(2)
     torch.manual_seed(0)
@@ -106,7 +106,7 @@ def test_parts_that_can_be_reset_are_where_the_model_cannot():
     assert len(calls) == 6
 
 
-def test_an_epoch_that_is_left_does_not_mix_up_the_passes():
+def test_an_epoch_that_is_left_early_does_not_confuse_the_passes():
     @on("after_batch")
     def leave(learn):
         if learn.training and learn.epoch == 0:

@@ -137,14 +137,14 @@ def test_training_is_the_same_until_the_end(capsys):
     assert learn.results == {name: row for name, row in rows[-1].items() if name in learn.results}
 
 
-def test_a_model_without_batch_norm_has_no_pass_more(make_learner):
+def test_a_model_without_batch_norm_has_no_additional_pass(make_learner):
     n_seen = []
     learn = make_learner(callbacks=[SWA(), on("before_validate")(n_seen.append)])
     learn.fit(2)
     assert len(n_seen) == 2
 
 
-def test_an_error_while_statistics_are_measured_gives_the_trained_weights_back():
+def test_an_error_while_statistics_are_measured_restores_the_trained_weights():
     @on("before_batch")
     def fail(learn):
         if not learn.training and learn.epoch == 3 and learn.batch_idx == 1:

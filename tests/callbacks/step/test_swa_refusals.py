@@ -79,7 +79,7 @@ def test_a_fit_that_is_ended_already_has_the_averages_again(tmp_path):
         ([When(SWA(), until="1 epoch")], "start= alone"),
     ],
 )
-def test_what_would_undo_it_is_refused(callbacks, words, make_learner):
+def test_a_callback_that_would_undo_it_is_refused(callbacks, words, make_learner):
     with pytest.raises(ValueError, match=words):
         make_learner(callbacks=copy.deepcopy(callbacks)).fit(2)
 
@@ -98,14 +98,14 @@ def test_a_schedule_that_ends_after_the_averaging_begins_is_refused():
         learner_of(SWA(0.5, lr=0.02), schedule).fit(4)
 
 
-def test_a_recipe_of_a_schedule_clashes_with_its_rate_by_name():
+def test_a_recipe_with_a_schedule_and_its_rate_is_refused_by_name():
     learn = learner_of(SWA(lr=0.02))
     with pytest.raises(ValueError, match="SWA 'swa' and ParamScheduler 'fit_one_cycle' both change lr"):
         learn.fit_one_cycle(4)
     assert learn.global_step == 0
 
 
-def test_without_a_rate_of_its_own_it_goes_with_a_schedule_and_leaves_the_rates_alone():
+def test_without_its_own_rate_it_works_with_a_schedule_and_does_not_change_the_rates():
     @on("after_fit")
     def keep(learn):
         learn.optimizer.param_groups[0]["lr"] = 0.5

@@ -153,7 +153,7 @@ def test_a_fit_takes_batches_at_once_and_ends_with_the_bits_of_one_that_does_not
     assert asked  # else both were taken at once
 
 
-def test_tensors_that_are_put_in_the_place_of_others_are_the_ones_that_come():
+def test_tensors_that_replace_others_are_used():
     data = dataset()
     batches = iter(at_once(DataLoader(data, 4)))
     next(batches)

@@ -125,7 +125,7 @@ def test_an_interrupted_fit_resumes_in_the_same_validation_with_the_same_bits(tm
         assert whole.history[result] == resumed.history[result], result
 
 
-def test_an_interrupt_in_a_validation_beside_the_fit_resumes_with_the_same_bits(tmp_path):
+def test_an_interrupt_in_a_validation_within_an_epoch_resumes_with_the_same_bits(tmp_path):
     whole = make(Checkpoint(tmp_path / "whole"), ValidateEvery("2 steps"))
     whole.fit(3)
     resumed = run_interrupted(tmp_path, "valid", 1, ValidateEvery("2 steps"), nested=True)

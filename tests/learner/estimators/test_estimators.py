@@ -139,7 +139,7 @@ def test_a_pickle_predicts_the_same_and_holds_no_data():
     assert np.array_equal(pickle.loads(stored).predict_proba(X), fitted.predict_proba(X))
 
 
-def test_partial_fit_and_warm_start_train_further():
+def test_partial_fit_and_warm_start_continue_training():
     once = classifier(n_epochs=2)
     for _ in range(3):
         once.partial_fit(X, Y, classes=NAMES)

@@ -175,7 +175,7 @@ def test_a_module_with_a_wrong_number_of_outputs_is_refused(make, y, words):
     ],
     ids=["module", "optimizer", "loss", "callback", "seed"],
 )
-def test_what_makes_nothing_new_is_refused_in_the_fit(settings, words):
+def test_an_argument_that_makes_nothing_new_is_refused_in_the_fit(settings, words):
     with pytest.raises(TypeError, match=words):
         classifier().set_params(**settings).fit(X, Y)
 

@@ -147,14 +147,14 @@ def test_a_sparse_tensor_is_restored():
     assert torch.equal(again.to_dense(), torch.eye(3))
 
 
-def test_what_is_held_twice_is_held_twice_again():
+def test_an_object_that_occurs_twice_is_one_object_after_restoring():
     inner = [1]
     again = from_plain(to_plain({"a": inner, "b": inner, "c": [1]}, "state"))
     assert again["a"] is again["b"]
     assert again["a"] is not again["c"]
 
 
-def test_the_copy_is_apart_from_the_original():
+def test_the_copy_does_not_share_memory_with_the_original():
     state = {"best": [1, 2]}
     plain = to_plain(state, "state")
     state["best"].append(3)

@@ -163,7 +163,7 @@ MODEL = nn.Linear(3, 2)
         ({"epochs": 3}, TypeError, "n_epochs"),
     ],
 )
-def test_what_cannot_be_done_is_refused(settings, error, words):
+def test_an_impossible_cross_validation_is_refused(settings, error, words):
     given = {"make_learner": make, "data": (X, Y), "n_epochs": 1, **settings}
     with pytest.raises(error, match=words):
         learner.cross_validate(**given)

@@ -178,7 +178,7 @@ def test_a_loader_that_claims_more_batches_than_it_has_is_written_with_the_rows_
     assert (tmp_path / "preds.npy").stat().st_size == 128 + 4 * 4
 
 
-def test_what_is_not_one_array_is_not_written(tmp_path):
+def test_an_output_that_is_not_one_array_is_not_written(tmp_path):
     batches = [(torch.rand(4, n), torch.rand(4, 1)) for n in (3, 2)]
     learn = make(model=nn.Identity(), batches=batches)
     with pytest.raises(ValueError, match=r"does not fit in one array\. Leave out to="):

@@ -55,7 +55,7 @@ def test_confusion_report_and_losses_are_those_of_scikit_learn_and_torch():
     torch.testing.assert_close(found.losses, F.cross_entropy(preds, targets, reduction="none"))
 
 
-def test_a_class_that_is_never_answered_has_precision_0_and_is_named():
+def test_a_class_that_is_never_predicted_has_precision_0_and_is_named():
     preds = F.one_hot(torch.tensor([0, 0, 1, 1]), 4).float()
     report = looked_at(preds, torch.tensor([0, 2, 1, 1]), F.cross_entropy).report()
     assert report[2] == {"precision": 0, "recall": 0, "f1": 0, "support": 1}
@@ -169,7 +169,7 @@ def test_numbers_have_residuals_and_a_report_of_errors():
         found.confusion_matrix()
 
 
-def test_a_picture_shows_the_share_of_right_answers_and_the_commonest_error():
+def test_a_picture_shows_the_share_of_right_answers_and_the_most_common_error():
     preds = F.one_hot(torch.tensor([1, 1, 0, 2]), 3).float()
     found = looked_at(preds, torch.tensor([0, 0, 0, 2]), F.cross_entropy, classes=["x", "y", "z"])
     ax = found.plot_confusion_matrix()

@@ -112,7 +112,7 @@ def test_a_class_of_pixels_has_one_colour_in_all_pictures_and_the_legend_names_i
     assert colours_of(learner_of(IMAGES, masks, Answers(masks)).show_batch(3))[1] == ["class 1", "class 2"]
 
 
-def test_wrong_pixels_are_drawn_in_a_colour_of_their_own_but_not_those_that_do_not_count():
+def test_wrong_pixels_have_their_own_colour_and_ignored_pixels_do_not():
     masks = torch.zeros(5, 8, 8, dtype=torch.long)
     masks[0, :2] = 1
     answers = masks.clone()
@@ -127,13 +127,13 @@ def test_wrong_pixels_are_drawn_in_a_colour_of_their_own_but_not_those_that_do_n
     assert colours_of(learn.show_batch(2))[1] == ["class 1"]  # and no class 255
 
 
-def test_an_image_as_the_target_is_no_mask():
+def test_an_image_as_the_target_is_not_drawn_as_a_mask():
     learn = learner_of(IMAGES, torch.rand(5, 1, 8, 8), nn.Conv2d(1, 1, 1), nn.MSELoss())
     for figure in (learn.show_batch(2), learn.show_results(2)):
         assert [len(ax.images) for ax in figure.axes] == [1, 1]
 
 
-def test_a_function_of_yours_draws_each_item():
+def test_a_function_of_the_user_draws_each_item():
     seen = []
 
     def show(ax, inputs, target, pred):

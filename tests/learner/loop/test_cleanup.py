@@ -63,7 +63,7 @@ def test_predict_and_a_refused_fit_leave_existing_gradients(make_learner):
     assert torch.equal(learn.model.weight.grad, kept)
 
 
-def test_after_a_failed_fit_an_error_of_a_later_fit_s_cleanup_is_raised(make_learner):
+def test_after_a_failed_fit_an_error_in_the_cleanup_of_a_later_fit_is_raised(make_learner):
     class Untidy(Callback):
         fails = True
 

@@ -94,7 +94,7 @@ LEAKS = {
 
 
 @pytest.mark.parametrize("kind", LEAKS)
-def test_a_stop_iteration_of_the_users_code_is_an_error_with_its_place(kind, make_learner):
+def test_a_stop_iteration_in_code_of_the_user_is_an_error_with_its_place(kind, make_learner):
     make, words = LEAKS[kind]
     learn = make_learner(data=Data(make()))
     with pytest.raises(RuntimeError, match=words) as caught:

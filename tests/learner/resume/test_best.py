@@ -77,7 +77,7 @@ def test_files_of_earlier_versions_have_no_stable_name_and_are_found(tmp_path):
     assert make(tmp_path / "other").load_best(tmp_path).name.startswith("best-0")
 
 
-def test_a_learner_without_best_weights_says_how_to_keep_them(tmp_path):
+def test_without_best_weights_the_error_shows_how_to_keep_them(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no best\.safetensors or best\.pt"):
         make(tmp_path, best=None).load_best()
     learn = make(tmp_path)

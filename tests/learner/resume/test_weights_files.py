@@ -243,7 +243,7 @@ def test_weights_of_safetensors_are_loaded_also_with_the_names_of_a_wrapped_mode
     assert same(other, learn)
 
 
-def test_weights_of_safetensors_without_its_package_say_how_to_install_it(
+def test_weights_of_safetensors_without_its_package_show_how_to_install_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_file(plain().state_dict(), tmp_path / "weights.safetensors")

@@ -179,7 +179,7 @@ def under_torchrun(folder: Path, *words: str) -> subprocess.CompletedProcess[str
     )
 
 
-def test_a_script_joins_by_itself_prints_once_and_ends_without_warnings(tmp_path):
+def test_a_script_joins_the_group_prints_once_and_ends_without_warnings(tmp_path):
     (tmp_path / "train.py").write_text(SCRIPT)
     done = under_torchrun(tmp_path, "train.py")
     assert done.returncode == 0, done.stderr
@@ -190,7 +190,7 @@ def test_a_script_joins_by_itself_prints_once_and_ends_without_warnings(tmp_path
     assert (tmp_path / "last.pt").is_file()
 
 
-def test_a_recipe_whose_rank_is_killed_comes_back_by_itself_with_the_same_bits(tmp_path):
+def test_a_recipe_whose_rank_is_killed_restarts_and_ends_with_the_same_bits(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()

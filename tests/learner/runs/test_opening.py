@@ -95,7 +95,7 @@ def test_an_interrupted_run_is_continued_with_the_same_bits():
     assert len(learn.history) == 4
 
 
-def test_a_run_without_its_data_predicts_and_says_why_it_cannot_do_more():
+def test_a_run_without_its_data_predicts_and_warns_that_it_cannot_train():
     then = trained()
     Path("data is away").touch()
     with pytest.warns(LearnerWarning, match=r"can only predict: .*numbers\.csv"):

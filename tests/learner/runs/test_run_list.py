@@ -52,7 +52,7 @@ def test_runs_as_data_have_no_code(capsys):
     assert "secret" not in out
 
 
-def test_a_folder_without_runs_is_a_mistake_of_the_user(capsys):
+def test_a_folder_without_runs_is_refused(capsys):
     assert main(["runs", "nowhere"]) == 2
     assert "has no runs" in capsys.readouterr().err
 

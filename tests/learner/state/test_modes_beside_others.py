@@ -49,7 +49,7 @@ def test_training_in_a_sandbox_leaves_no_trace(optimizer, capsys):
     ],
     ids=["ParamScheduler", "TorchScheduler", "ValidateEvery", "EMA"],
 )
-def test_a_second_fit_continues_beside_other_callbacks(callback):
+def test_a_second_fit_continues_with_other_callbacks(callback):
     learn = learner_of(callback())
     learn.fit(1)
     group = learn.optimizer.param_groups[0]

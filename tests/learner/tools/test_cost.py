@@ -130,7 +130,7 @@ def test_code_around_an_operation_counts_for_its_callback():
     assert cost.operations["forward"] < cost.callbacks["around"].step
 
 
-def test_nested_time_counts_once():
+def test_nested_time_is_counted_once():
     class Slow(Learner):
         def forward(self):
             nap()

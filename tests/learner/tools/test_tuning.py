@@ -166,7 +166,7 @@ def test_a_schedule_that_is_not_known_in_advance_is_refused():
         learn.plot_schedule(1, "weight_decay")
 
 
-def test_a_scheduler_of_another_hyperparameter_may_run_beside_one_cycle():
+def test_a_scheduler_of_another_hyperparameter_may_run_with_one_cycle():
     rates = []
 
     @on("after_step")
@@ -177,7 +177,7 @@ def test_a_scheduler_of_another_hyperparameter_may_run_beside_one_cycle():
     assert set(rates) == {0.1}
 
 
-def test_a_scheduler_of_the_rate_beside_one_cycle_is_refused():
+def test_a_scheduler_of_the_rate_with_one_cycle_is_refused():
     with pytest.raises(ValueError, match=r"'param_scheduler'.*'fit_one_cycle' both change lr"):
         make(callbacks=[ParamScheduler({"lr": constant(0.1)})]).fit_one_cycle(1, 0.1)
 

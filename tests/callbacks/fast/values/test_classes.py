@@ -48,7 +48,7 @@ REPLACED = {
 
 @pytest.mark.parametrize("owner", [Given, Inheriting], ids=["the class", "a class that inherits it"])
 @pytest.mark.parametrize("name", REPLACED)
-def test_what_is_replaced_on_a_class_is_that_of_now(name, owner, monkeypatch):
+def test_the_current_methods_of_a_class_are_used(name, owner, monkeypatch):
     read, attribute, value = REPLACED[name]
 
     def setting():
@@ -60,7 +60,7 @@ def test_what_is_replaced_on_a_class_is_that_of_now(name, owner, monkeypatch):
     assert is_as_ordinary(setting)
 
 
-def test_the_code_of_a_method_and_the_order_of_an_ordered_dict_are_those_of_now(monkeypatch):
+def test_the_current_code_of_a_method_and_order_of_an_ordered_dict_are_used(monkeypatch):
     def setting():
         monkeypatch.undo()
         first = OrderedDict(a=1.0, b=0.5)

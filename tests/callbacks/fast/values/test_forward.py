@@ -260,7 +260,7 @@ def test_a_setting_that_changes_is_seen_wherever_it_is(name):
     is_as_ordinary(fresh(SETTINGS[name]))
 
 
-def test_the_sign_of_a_zero_gets_a_program_of_its_own():
+def test_the_sign_of_a_zero_gets_its_own_program():
     def setting():
         return of_model(lambda m: torch.copysign(torch.ones(1), torch.tensor(m.c)), change_sign, c=0.0)
 

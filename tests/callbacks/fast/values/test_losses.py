@@ -91,7 +91,7 @@ def test_a_module_among_the_globals_is_watched():
     assert is_as_ordinary(setting)
 
 
-def test_the_mode_and_the_weights_of_a_module_beside_the_model_are_those_of_now():
+def test_the_current_mode_and_weights_of_a_module_outside_the_model_are_used():
     def setting():
         critic = nn.Sequential(
             nn.Linear(1, 1).double().requires_grad_(False), nn.BatchNorm1d(1).double().eval()
@@ -202,7 +202,7 @@ def test_a_loss_that_reads_the_learner_trains_as_the_ordinary_step():
 LOSSES = {"main": F.mse_loss}
 
 
-def test_functions_and_layers_that_are_replaced_in_a_table_are_those_of_now():
+def test_the_current_functions_and_layers_of_a_table_are_used():
     def setting():
         LOSSES["main"] = F.mse_loss
         layers = [nn.Linear(1, 1).double().requires_grad_(False), nn.Identity()]
@@ -217,7 +217,7 @@ def test_functions_and_layers_that_are_replaced_in_a_table_are_those_of_now():
     is_as_ordinary(setting)
 
 
-def test_the_default_dtype_is_that_of_now():
+def test_the_current_default_dtype_is_used():
     def setting():
         torch.set_default_dtype(torch.float32)
         return (

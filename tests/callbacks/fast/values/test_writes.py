@@ -19,7 +19,7 @@ class Double(Callback):
             each.grad.mul_(2)
 
 
-def test_a_clip_by_value_goes_together_with_a_reader_of_gradients():
+def test_clipping_by_value_can_be_combined_with_a_callback_that_reads_gradients():
     def setting():
         return Model, F.mse_loss, lambda _: None
 
@@ -70,7 +70,7 @@ def two_layers():
 
 
 @pytest.mark.parametrize("callback", [Shrinks(), halves, doubles, shrinks_early])
-def test_what_a_callback_writes_by_data_within_the_step_counts(callback):
+def test_a_callback_that_writes_through_data_within_the_step_takes_effect(callback):
     setting = two_layers, F.mse_loss, lambda _: None
     ends = [fit(step, lambda: setting, callback) for step in (ZeroGrad(), WholeStep("eager"))]
     torch.testing.assert_close(ends[1].model.state_dict(), ends[0].model.state_dict(), rtol=1e-9, atol=1e-12)
