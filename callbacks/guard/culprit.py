@@ -71,7 +71,10 @@ def after_the_model(learn: LearnerProtocol) -> str:
     weight.look(learn)
     if not weight.of(learn):
         return "no target of the batch counts for the loss (all are ignored), and the mean of nothing is NaN"
-    return "inputs, targets, weights and predictions are finite, so the loss function overflows"
+    cause = "inputs, targets, weights and predictions are finite, so the loss function overflows"
+    if isinstance(learn.loss, Tensor) and learn.loss.isnan().any():
+        cause += ", or it is a mean of nothing, as where all targets are ignored or all weights are 0"
+    return cause
 
 
 def first_bad_layer(learn: LearnerProtocol) -> str:

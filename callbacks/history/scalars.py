@@ -63,6 +63,9 @@ class Scalars:
 
     def _join(self) -> None:
         if self._pending:
+            shapes = {tuple(value.shape) for value in self._pending if value.numel() != 1}
+            if shapes:
+                raise ValueError(f"one number per batch is needed, but there are tensors of shape {shapes}")
             self._joined.append(torch.stack([value.detach().reshape(()) for value in self._pending]))
             self._pending.clear()
 

@@ -60,19 +60,22 @@ class LossTrial:
         self._batches.append(tuple(map_tensors(each, partial(first_rows, n_kept)) for each in batch))
         self.is_on = len(self._batches) < N_BATCHES
 
-    def report(self) -> None:
-        """Warn about a loss that is not a mean over items; call it when a pass ends."""
+    def report(self) -> bool:
+        """Warn about a loss that is not a mean over items, and return whether it is one that is not.
+
+        Call it when a pass ends.
+        """
         batches = self._batches
         if len(batches) < 2:
-            return
+            return False
         self.is_on, self._batches = False, []
         if versions_of(self._loss_func) != self._versions:
-            return  # it keeps something, such as a running mean
+            return False  # it keeps something, such as a running mean
         try:
             with quietly():
                 found = reduction_found(self._loss_func, batches)
         except Exception:  # noqa: BLE001 - a loss for single batches: it shows nothing, and did its work
-            return
+            return False
         name = plain_name(self._loss_func)
         title = "the loss function" if name == "<lambda>" else f"the loss {name}"
         if found == "sum":
@@ -88,6 +91,7 @@ class LossTrial:
                 f"callbacks=[Metrics(weight=lambda learn: {found})], and the same weight to "
                 "GradientAccumulation."
             )
+        return found is not None
 
 
 def versions_of(loss_func: Any) -> list[int]:

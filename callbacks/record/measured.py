@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from callbacks.core.contract import Direction, LearnerProtocol
 from callbacks.core.definition import snake_case
 from callbacks.core.ranks import Ranks
+from callbacks.core.warning import warn
 from callbacks.measures.as_metrics import Metric, check_value, direction_of
 from callbacks.measures.joined import detached
 from callbacks.measures.linearity import Trial
@@ -40,6 +42,7 @@ class Measured:
         self.adds_up = False  # does the loss add up in this pass?
         self.trial = Trial({name: each for name, each in self.functions.items() if not self.knows(name)})
         self.descriptions = [described(name, metric) for name, metric in metrics.items()]
+        self.nan_is_reported = False
         self.is_open = False  # between `reset` and `compute`
         self.device = torch.device("cpu")
 
@@ -76,11 +79,15 @@ class Measured:
     def update(self, learn: LearnerProtocol) -> None:
         """Add the current batch."""
         self.n_batches += 1
-        loss = learn.ranks.loss_here(learn)
-        if loss is not None:  # in validation a loss function may return None
-            self.loss.add(loss, self.weight.of(learn))
-            if self.loss_trial.is_on:
-                self.loss_trial.see(learn)
+        try:
+            loss = learn.ranks.loss_here(learn)
+            if loss is not None:  # in validation a loss function may return None
+                self.loss.add(loss, self.weight.of(learn))
+        except (TypeError, RuntimeError):
+            check_loss(learn.loss, self.prefix)
+            raise
+        if loss is not None and self.loss_trial.is_on:
+            self.loss_trial.see(learn)
         if self.metrics:
             preds, targets = detached(learn.preds), learn.targets
             for metric in self.objects:
@@ -140,7 +147,8 @@ class Measured:
         found: dict[str, Any] = {}
         if self.loss.n_batches:
             found["loss"] = self.loss.compute(adds_up=self.adds_up)
-            self.loss_trial.report()
+            is_reported = self.loss_trial.report() or self.nan_is_reported
+            self.nan_is_reported = is_reported or warn_of_nan(f"{self.prefix}_loss", self.loss)
         self.trial.report()
         for name, metric in self.metrics.items():
             if name in self.means:
@@ -176,3 +184,37 @@ class Measured:
             mean.load_state_dict(state["means"][name])
         for metric, each in zip(self.objects, state["objects"], strict=True):
             put_state(metric, each, self.device)
+
+
+def check_loss(loss: Any, prefix: str) -> None:
+    """Raise an error for a loss that is not one number, which only training has checked.
+
+    Raises:
+        TypeError, ValueError: shows what the loss is.
+    """
+    if isinstance(loss, Tensor) and loss.numel() != 1:
+        raise ValueError(
+            f"the loss has shape {tuple(loss.shape)} in a batch of the {prefix} pass, but one number is "
+            "needed: reduce it, as in loss.mean(), or pass reduction='mean'. For the loss of each item, call "
+            "learn.get_preds(with_loss=True)."
+        ) from None
+    if not isinstance(loss, (Tensor, SupportsFloat)):
+        raise TypeError(
+            f"the loss is a {type(loss).__name__} in a batch of the {prefix} pass: return one scalar tensor, "
+            "as in training."
+        ) from None
+
+
+def warn_of_nan(name: str, mean: Mean) -> bool:
+    """Warn if a mean is NaN because the values of some batches are; return whether there was a warning."""
+    counted = [value for value, weight in zip(*mean.read(), strict=True) if weight]
+    bad = [number for number, value in enumerate(counted) if math.isnan(value)]
+    if not bad or len(bad) == len(counted):
+        return False
+    warn(
+        f"{name} is NaN because of {len(bad)} of {len(counted)} batches, first of batch {bad[0]}. If nothing "
+        "counts there (all targets are ignored, or all weights are 0), pass callbacks=[Metrics(weight="
+        "function)], where the function returns what the loss of a batch divides by: a batch with 0 is then "
+        "left out."
+    )
+    return True

@@ -31,8 +31,12 @@ class Mean:
 
     def compute(self, *, adds_up: bool = False) -> float:
         """The weighted mean, NaN where nothing weighs anything; or the sum."""
-        values, weights = read_both(self.values, self.weights)
+        values, weights = self.read()
         return sum(values) if adds_up else weighted_mean(values, weights)
+
+    def read(self) -> tuple[array[float], array[float]]:
+        """The values of all batches and their weights; waits for the device."""
+        return read_both(self.values, self.weights)
 
     def clear(self) -> None:
         """Forget all batches."""
@@ -42,7 +46,7 @@ class Mean:
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen so far, as plain data; waits for the device."""
-        values, weights = read_both(self.values, self.weights)
+        values, weights = self.read()
         return {"values": values[:], "weights": weights[:]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

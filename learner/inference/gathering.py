@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from callbacks.core.warning import warn
 from callbacks.place.device import is_leaf, map_tensors
 from callbacks.place.prefetch import Arrival, is_on_cuda
 from learner.data.tensors import describe
 from learner.files.row_file import RowFile
-from learner.inference.joining import JoinError, join, rebuilt
+from learner.inference.joining import JoinError, items_dimension, join, rebuilt
 
 N_BATCHES = 8  # for which memory is reserved at first if their number is not known
 
@@ -127,7 +129,15 @@ class Gathered:
         """
         if self._columns:
             return self._whole([column.whole() for column in self._columns])
-        return join(self.batches, self.sizes, self.name) if self.joins else self.batches
+        if not self.joins:
+            return self.batches
+        if self.name == "preds" and is_one_per_batch(self.batches, self.sizes):
+            warn(
+                f"get_preds: there is one entry per batch and not per item, since a batch of {self.sizes[0]} "
+                f"items gave {describe(self.batches[0])}. Return one row per item, from the model or from "
+                "keep; or pass returns='batches' for a list with one entry per batch."
+            )
+        return join(self.batches, self.sizes, self.name)
 
     def _whole(self, parts: Any) -> Any:
         return parts[0] if isinstance(self._first, Tensor) else rebuilt(self._first, parts)
@@ -137,6 +147,21 @@ class Gathered:
         for column in self._columns:
             if isinstance(column, RowFile):
                 column.discard()
+
+
+def is_one_per_batch(parts: list[Any], sizes: list[int]) -> bool:
+    """Do batches of several items give one number each, or arrays of one shape, whatever their size?"""
+    if max(sizes) == 1:
+        return False
+    if all(isinstance(part, (Number, np.generic)) for part in parts):
+        return True
+    if not all(isinstance(part, (Tensor, np.ndarray)) for part in parts):
+        return False
+    shapes = {tuple(part.shape) for part in parts if not getattr(part, "is_nested", False)}
+    if shapes == {()}:
+        return True
+    is_constant = len(shapes) == 1 and (len(set(sizes)) > 1 or parts[0].shape[0] == 1)
+    return is_constant and items_dimension(parts, sizes) is None
 
 
 def rows_of(part: Any, n_items: int, *, is_known: bool = False) -> dict[Any, Tensor]:

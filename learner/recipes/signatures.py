@@ -9,9 +9,13 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Union
 
+import torch
+from torch import Tensor
+
 from callbacks.core.foreign_names import ARGUMENT_WORDS
 from learner.recipes.recipe_errors import closest
 
+WEIGHTS = ("weight", "pos_weight")  # of classes, in torch's losses: floats, also if written as 1
 HIDDEN = ("size_average", "reduce")  # of torch's losses: deprecated
 
 
@@ -74,9 +78,11 @@ class Signature:
         return None if fits(value, hint) else " or ".join(dict.fromkeys(words_for(hint)))
 
     def convert(self, name: str, value: Any) -> Any:
-        """Convert a list to a tuple if the annotation asks for one; return anything else unchanged."""
+        """Convert a list to a tuple or a tensor if the annotation asks for one; return others unchanged."""
         options = members(self.types.get(name, Any))
         origins = [typing.get_origin(option) or option for option in options]
+        if Tensor in origins and is_numbers(value):
+            return torch.tensor(value, dtype=torch.get_default_dtype() if name in WEIGHTS else None)
         return tuple(value) if isinstance(value, list) and tuple in origins and list not in origins else value
 
 
@@ -121,6 +127,8 @@ def fits_one(value: Any, option: Any) -> bool:
         return True
     if base in (int, float) or base is bool:
         return type(value) in ((int, float) if base is float else (base,))
+    if base is Tensor:
+        return is_numbers(value)
     if isinstance(value, list):
         return issubclass(base, (list, tuple)) or (issubclass(list, base) and base not in (str,))
     if isinstance(value, dict):
@@ -130,6 +138,16 @@ def fits_one(value: Any, option: Any) -> bool:
     if base in (Sequence, Mapping):
         return False
     return isinstance(value, base)
+
+
+def is_numbers(value: Any) -> bool:
+    """Is it a list of numbers, or of such lists of one length, which a tensor can hold?"""
+    if not isinstance(value, list) or not value:
+        return False
+    rows = [each for each in value if isinstance(each, list)]
+    if rows:
+        return len(rows) == len(value) and len(set(map(len, rows))) == 1 and all(map(is_numbers, rows))
+    return all(type(each) in (int, float) for each in value)
 
 
 def words_for(hint: Any) -> list[str]:
@@ -153,6 +171,7 @@ WORDS: dict[type, str] = {
     str: "text",
     type(None): "null",
     dict: "a mapping, as {key: value}",
+    Tensor: "a list of numbers, as [1.0, 2.5]",
 }
 
 

@@ -22,6 +22,7 @@ from learner.recipes.names import signature_of, table
 from learner.recipes.signatures import Signature
 from learner.recipes.yaml_tree import dump
 
+LONGEST = 1000  # of tensors that are written
 NOT_KEPT = ("device", "dtype")  # torch's layers do not store them; they only affect where weights are created
 
 
@@ -204,6 +205,8 @@ class Writer:
             return value
         if isinstance(value, (Every, Path, torch.device)):
             return str(value)
+        if isinstance(value, Tensor) and 0 < value.numel() <= LONGEST:  # as the weights of classes
+            return value.tolist()
         if isinstance(value, (list, tuple)):
             return [self._plain(item, where) for item in value]
         if isinstance(value, dict):

@@ -77,13 +77,14 @@ def test_the_check_can_be_left_out():
         (lambda: make([batch()], model=bad_weights("1.bias")), "the weights hold .*first in '1.bias'"),
         (lambda: make([batch()], model=bad_weights("0.weight")), "the weights hold .*first in '0.weight'"),
         (lambda: make([batch()], lambda *both: mse(*both) * math.inf), "the loss function overflows"),
+        (lambda: make([batch()], lambda *both: mse(*both) * 0 / 0), "or it is a mean of nothing, as where"),
         (
             lambda: make([batch()], model=nn.Sequential(nn.Linear(1, 1), Divide())),
             r"the layer '1' \(Divide",
         ),
         (lambda: make([({"x": batch(NAN)[0], "labels": batch()[1]})], **keyed()), "the inputs hold NaN"),
     ],
-    ids=["inputs", "targets", "weights", "weights of a norm", "overflow", "layer", "mapping"],
+    ids=["inputs", "targets", "weights", "weights of a norm", "overflow", "nothing", "layer", "mapping"],
 )
 def test_the_message_shows_what_is_bad(bad, words):
     with pytest.raises(FloatingPointError, match=words):

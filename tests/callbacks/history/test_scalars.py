@@ -37,6 +37,13 @@ def test_numbers_are_restored_exactly():
     assert list(scalars.read()) == [torch.tensor(0.1).item(), 0.2, 0.3, 4.0, 1.0]
 
 
+def test_a_tensor_of_several_elements_on_a_device_is_refused_with_its_shape():
+    scalars = Scalars()
+    scalars.append(torch.ones(4, 1).as_subclass(Elsewhere))
+    with pytest.raises(ValueError, match=r"one number per batch is needed, .*\(4, 1\)"):
+        scalars.read()
+
+
 def test_numbers_on_a_device_wait_only_to_be_read_and_then_once():
     Elsewhere.waits = 0
     scalars = Scalars()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import UserDict, namedtuple
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
+from callbacks import LearnerWarning
 from learner import Data, Learner
 
 State = namedtuple("State", "out total")
@@ -124,6 +126,41 @@ def test_items_of_several_shapes_become_a_list_of_items():
 def test_arrays_and_numbers_are_joined_and_one_number_per_batch_becomes_a_row():
     preds, targets = joined(lambda x: {"a": x.sum(), "n": len(x)}, (2, 1), lambda x: x.numpy())
     assert (preds["a"].tolist(), preds["n"], targets.shape) == ([1.0, 2.0], [2, 1], (3, 1))
+
+
+@pytest.mark.parametrize(
+    ("function", "sizes"),
+    [
+        (lambda x: x.sum(), (3, 2)),
+        (lambda x: x.sum().item(), (3, 2)),
+        (lambda x: x.sum(), (3,)),
+        (lambda x: x.sum(0), (3, 3)),
+        (lambda x: x.new_ones(4), (3, 2)),
+    ],
+    ids=["tensors", "numbers", "one batch", "one row", "one shape"],
+)
+def test_one_entry_per_batch_raises_one_warning(function, sizes):
+    with pytest.warns(LearnerWarning, match="one entry per batch and not per item") as caught:
+        joined(lambda x: x, sizes, keep=function)
+    assert len(caught) == 1
+    assert len(joined(lambda x: x, sizes, keep=function, returns="batches")[0]) == len(sizes)
+
+
+@pytest.mark.parametrize(
+    ("function", "sizes"),
+    [
+        (lambda x: x.sum(), (1, 1, 1)),
+        (lambda x: x.expand(-1, 4).reshape(1, -1, 4), (3, 2)),
+        (lambda x: x.expand(-1, 4).reshape(-1), (3, 2)),
+        (lambda x: x.new_ones(int(x.sum()) + 1), (3, 2)),
+    ],
+    ids=["batches of one", "second dimension", "rows of items", "boxes"],
+)
+def test_outputs_of_items_in_other_forms_raise_no_warning(function, sizes):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        preds, _ = joined(lambda x: x, sizes, keep=function)
+    assert len(preds) >= 1
 
 
 @pytest.mark.parametrize("is_sorted", [True, False])

@@ -7,6 +7,8 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
+from upper.recipe_files import problems_of
 
 from callbacks import R2, RMSE, EarlyStopping, Progress
 from learner import Learner
@@ -39,6 +41,23 @@ def test_a_learner_of_named_parts_is_written_and_built_again(tmp_path):
     assert learner_to_recipe(again, 5, data={"use": "diabetes", "seed": 0}, seed=3) == text
     assert again.loss_func.delta == 2.0
     assert [type(metric) for metric in again.metrics] == [RMSE, R2]
+
+
+@pytest.mark.parametrize("loss", ["CrossEntropyLoss", "cross_entropy"])
+def test_class_weights_are_a_list(write, loss):
+    path = write(("mse", f"{{use: {loss}, weight: [1, 2.5]}}"))
+    made = load_recipe(path).build()
+    right = F.cross_entropy(torch.eye(2), torch.tensor([0, 1]), torch.tensor([1.0, 2.5]))
+    assert torch.equal(made.loss_func(torch.eye(2), torch.tensor([0, 1])), right)
+    path.write_text(learner_to_recipe(made, 2, data="models.py:line", folder=path.parent))
+    assert "weight: [1.0, 2.5]" in path.read_text()
+    assert torch.equal(load_recipe(path).build().loss_func(torch.eye(2), torch.tensor([0, 1])), right)
+
+
+@pytest.mark.parametrize("weight", ["3", "balanced", "[1, many]", "[[1, 2], [3]]", "[]", "[true, 1]"])
+def test_class_weights_that_are_not_numbers_are_refused_with_their_form(write, weight):
+    text = problems_of(write(("mse", f"{{use: CrossEntropyLoss, weight: {weight}}}")))
+    assert "Write a list of numbers, as [1.0, 2.5] or null." in text
 
 
 def test_a_learner_of_a_users_own_parts_is_written_from_their_file(write):
