@@ -21,6 +21,7 @@ from learner.data.tensors import counted
 from learner.messages.problems import report_problems
 from learner.passes import positions, streams
 from learner.passes.epoch_numbers import set_epoch
+from learner.passes.own_positions import keeps_passes, past_the_end
 
 
 def title_of(name: str) -> str:
@@ -38,15 +39,17 @@ class Source(streams.Passes):
         claim: its `len` when the last pass started; None if it has no `len`.
         given: the number of batches of the last whole pass; None before there was one.
         is_reported: was a wrong length reported?
+        is_restored: was the loader restored from a checkpoint, and has no new pass started since?
     """
 
     is_reported: bool
+    is_restored: bool
 
     def __init__(self, loader: Any):
         super().__init__(loader)
         self.claim: int | None = None
         self.given = None
-        self.is_reported = self._was_right = False
+        self.is_reported = self._was_right = self.is_restored = False
 
     def saved_state(self, *, with_this: bool, group: int = 1) -> dict[str, Any]:
         """The state of the loader in a checkpoint.
@@ -67,7 +70,7 @@ class Source(streams.Passes):
 
     def catch_up(self, kept: dict[str, Any], batches: Any) -> int | None:
         """Fetch the batches that were fetched before a checkpoint, and restore what was known."""
-        n_fetched = super().catch_up(kept, batches)
+        n_fetched = 0 if self.is_restored else super().catch_up(kept, batches)
         self.claim, self.given, self.is_reported = kept["claim"], kept["given"], kept["is_reported"]
         return n_fetched
 
@@ -149,6 +152,9 @@ class Known:
                 source.begin(0, is_wanted=learn.marks_passes)
             self.mark = positions.mark(loader) if learn.marks_passes else None
             n_done, rest = 0, iter(self.batches_of(learn, loader))
+            if source is not None and source.is_restored:
+                source.is_restored = False
+                rest = past_the_end(loader, rest, partial(self.batches_of, learn, loader))
         # no second `iter`: the `__iter__` of an iterator may start the pass again
         return n_done, rest if source is None else watched(learn, source, rest)
 
@@ -233,6 +239,7 @@ class Known:
             if loader is None or is_exact(loader):
                 continue
             source = self.source_of(loader, part)
+            source.is_restored = keeps_passes(loader)
             n_fetched = source.catch_up(state, lambda loader=loader: data.batches(loader))
             name = title_of(part)
             if n_fetched:

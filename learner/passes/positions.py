@@ -23,13 +23,15 @@ from learner.data.loaders import holds_iterators, is_function, is_sequence, n_ba
 from learner.data.seeded import Seeded
 from learner.data.sharing import Share, Shared, by_index, sharding_of
 from learner.data.tensors import counted, describe
+from learner.passes import own_positions
+from learner.passes.own_positions import has_own_position
 
 WORKERS = "<workers>"  # a key beside the paths of generators, which contain no such name
 
 
 def mark(loader: Any) -> dict[str, Any]:
     """The random states that the next pass will draw from; call this immediately before the pass."""
-    workers.pass_the_end(loader)
+    own_positions.pass_the_end(loader)
     return draws_of(loader)
 
 
@@ -88,8 +90,7 @@ def rest_of(
     if isinstance(loader, TensorLoader):
         loader.load_state_dict(mark["loader"])
     if has_own_position(loader) and not (isinstance(found, Shared) and found.share.sharded):
-        loader.load_state_dict(now["loader"])
-        return iter(found)
+        return own_positions.rest_of(loader, found, now["loader"])
     if isinstance(found, Shared) and found.share.sharded and can_skip(loader):
         batches, n_skipped = workers.skip(loader, n_done)
         rest = found.rest(batches)
@@ -250,12 +251,6 @@ def set_generator_states(root: Any, states: Mapping[str, Mapping[str, Any]]) -> 
 
 
 # Kinds of loaders
-
-
-def has_own_position(loader: Any) -> bool:
-    """Can the loader save and restore its position?"""
-    both = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
-    return both and not isinstance(loader, TensorLoader)
 
 
 def can_skip(loader: Any) -> bool:

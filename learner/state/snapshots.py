@@ -25,7 +25,7 @@ from callbacks.record.unkept import not_meant_to_last
 from callbacks.step.mixed_loss import MixedLoss
 from learner.data.batching import TensorLoader
 from learner.data.generators import kind_of
-from learner.passes import positions
+from learner.passes import own_positions, positions
 from learner.state import membership, optimizer_modes, unkept
 from learner.state.attributes import CLOCK
 from learner.state.fingerprint import loader_of
@@ -126,7 +126,7 @@ def restore(learn: FullLearner, snapshot: dict[str, Any], *, before_fit: bool = 
     optimizer_modes.put_training_weights(learn, learn.optimizer, snapshot.get("training_weights"))
     for name, loader in loaders_with_state(learn.data):
         if name in snapshot["loaders"] and is_of_loader(name, loader, snapshot):
-            loader.load_state_dict(copy.deepcopy(snapshot["loaders"][name]))
+            own_positions.load(loader, copy.deepcopy(snapshot["loaders"][name]))
     if not learn.fitting:
         remove_new(learn, snapshot)
     for name, value in snapshot["clock"].items():

@@ -1,0 +1,232 @@
+"""Loaders of torchdata, litdata, MosaicML Streaming and webdataset in a learner that is interrupted."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
+
+from callbacks import Callback, Checkpoint
+from learner import Data, Learner
+
+N_ITEMS, BATCH_SIZE, N_EPOCHS = 11, 3, 3  # so 4 batches
+# The last checkpoint before each of these steps: in the middle, before the last batch, at the end of a pass.
+CUTS = (3, 4, 5, 9)
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:'set_vital' is deprecated:UserWarning",
+    "ignore:a run that is interrupted in the middle of a pass:callbacks.LearnerWarning",
+)
+
+
+class Lights(Callback):
+    """Writes down the items of each step, and goes out at one of them."""
+
+    def __init__(self, seen, cut=None):
+        super().__init__()
+        self.seen, self.cut = seen, cut
+
+    def after_batch(self, learn):
+        if learn.training:
+            self.seen[learn.global_step] = learn.epoch, learn.batch[1].flatten().tolist()
+
+    def after_step(self, learn):
+        if learn.global_step == self.cut:
+            raise RuntimeError("the lights go out")
+
+
+def trained(make, folder, seen, cut=None):
+    """The losses and the weights after a fit over a new loader."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(1, 4), nn.Dropout(0.3), nn.Linear(4, 1))
+    callbacks = [Checkpoint(folder, every="1 steps"), Lights(seen, cut)]
+    sgd = partial(torch.optim.SGD, lr=0.01)
+    learn = Learner(model, Data(make()), nn.functional.mse_loss, sgd, callbacks=callbacks)
+    learn.fit(N_EPOCHS, resume="auto")
+    return list(learn.history.steps["train_loss"]), *model.parameters()
+
+
+def assert_resumes(make, folder, cuts=CUTS):
+    """A fit that is interrupted at these steps sees the items, and ends with the bits, of one that is not."""
+    whole = {}
+    losses, *weights = trained(make, folder / "whole", whole)
+    for cut in cuts:
+        seen = {}
+        with pytest.raises(RuntimeError, match="the lights go out"):
+            trained(make, folder / str(cut), seen, cut)
+        losses_now, *weights_now = trained(make, folder / str(cut), seen)
+        assert seen == whole
+        assert losses_now == losses
+        assert all(map(torch.equal, weights_now, weights))
+    return whole
+
+
+def assert_once(seen):
+    """Each epoch has each item once."""
+    for epoch in range(N_EPOCHS):
+        items = [item for at, items in seen.values() if at == epoch for item in items]
+        assert sorted(items) == list(range(N_ITEMS))
+
+
+def pair(numbers):
+    inputs = torch.tensor([[float(each)] for each in numbers])
+    return inputs / N_ITEMS, inputs
+
+
+# torchdata
+
+
+def nodes_loader(sampler, n_threads=0):
+    nodes = pytest.importorskip("torchdata.nodes")
+    batches = nodes.Batcher(nodes.SamplerWrapper(sampler), BATCH_SIZE, drop_last=False)
+    if n_threads:
+        return nodes.Loader(nodes.ParallelMapper(batches, pair, num_workers=n_threads, method="thread"))
+    return nodes.Loader(nodes.Mapper(batches, pair))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: RandomSampler(range(N_ITEMS), generator=torch.Generator().manual_seed(1)),
+        lambda: SequentialSampler(range(N_ITEMS)),
+    ],
+    ids=["shuffled", "in order"],
+)
+def test_nodes_of_torchdata_resume_also_at_the_end_of_a_pass(make, tmp_path):
+    assert_once(assert_resumes(lambda: nodes_loader(make()), tmp_path))
+
+
+def test_nodes_of_torchdata_with_threads_resume(tmp_path):
+    assert_resumes(lambda: nodes_loader(SequentialSampler(range(N_ITEMS)), n_threads=2), tmp_path, (3, 5))
+
+
+# Loaders whose `__iter__` is a generator, as those of litdata and MosaicML
+
+
+class Shuffled(IterableDataset):
+    """A stream in an order of its own for each epoch, which starts at a position."""
+
+    def __init__(self):
+        self.number, self.start, self.n_read = 0, 0, 0
+
+    def __iter__(self):
+        items = torch.randperm(N_ITEMS, generator=torch.Generator().manual_seed(self.number)).tolist()
+        for item in items[self.start :]:
+            self.n_read += 1
+            yield item
+
+
+class Restarting(DataLoader):
+    """As in litdata: with the state of the end of a pass, the next pass starts."""
+
+    restore = False
+    n_done, number = 0, 0
+
+    def __init__(self):
+        super().__init__(Shuffled(), BATCH_SIZE, collate_fn=pair)
+
+    def __iter__(self):
+        if not self.restore:
+            self.n_done, self.number = 0, self.number + 1
+        self.dataset.number, self.dataset.start = self.number, self.n_done * BATCH_SIZE
+        for batch in super().__iter__():
+            self.n_done += 1
+            yield batch
+        self.restore = False
+
+    def state_dict(self):
+        return {"n_done": self.n_done, "number": self.number}
+
+    def load_state_dict(self, state):
+        vars(self).update(state)
+        self.restore = 0 < self.n_done < 4
+
+
+class Ending(Restarting):
+    """As in MosaicML Streaming: with the state of the end of a pass, a pass is empty."""
+
+    restore = None
+    is_loaded = False
+
+    def __iter__(self):
+        if not self.is_loaded:
+            self.n_done, self.number = 0, self.number + 1
+        self.is_loaded = False
+        self.dataset.number, self.dataset.start = self.number, self.n_done * BATCH_SIZE
+        for batch in DataLoader.__iter__(self):
+            self.n_done += 1
+            yield batch
+
+    def load_state_dict(self, state):
+        vars(self).update(state)
+        self.is_loaded = True
+
+
+@pytest.mark.parametrize("make", [Restarting, Ending])
+def test_a_loader_that_starts_its_workers_at_the_first_batch_resumes_with_the_same_bits(make, tmp_path):
+    assert_once(assert_resumes(make, tmp_path))
+
+
+def test_a_loader_with_a_state_does_not_read_earlier_epochs_again(tmp_path):
+    with pytest.raises(RuntimeError, match="the lights go out"):
+        trained(Restarting, tmp_path, {}, cut=11)
+    loader = Restarting()
+    trained(lambda: loader, tmp_path, {})
+    assert loader.dataset.n_read == N_ITEMS - 2 * BATCH_SIZE
+
+
+# The libraries themselves
+
+
+@pytest.fixture(scope="module")
+def litdata_folder(tmp_path_factory):
+    cache = pytest.importorskip("litdata.streaming.cache")
+    folder = str(tmp_path_factory.mktemp("litdata"))
+    writer = cache.Cache(folder, chunk_size=4)
+    for item in range(N_ITEMS):
+        writer._add_item(item, {"item": item})
+    writer.done()
+    writer.merge()
+    return folder
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_litdata_resumes_by_its_state(n_workers, litdata_folder, tmp_path):
+    litdata = pytest.importorskip("litdata")
+
+    def make():
+        dataset = litdata.StreamingDataset(litdata_folder, shuffle=True)
+        options = {"num_workers": n_workers, "collate_fn": pair_of_dicts}
+        return litdata.StreamingDataLoader(dataset, batch_size=BATCH_SIZE, **options)
+
+    assert_once(assert_resumes(make, tmp_path, CUTS if n_workers == 0 else (3, 5)))
+
+
+def pair_of_dicts(items):
+    return pair([int(each["item"]) for each in items])
+
+
+@pytest.fixture(scope="module")
+def mosaic_folder(tmp_path_factory):
+    streaming = pytest.importorskip("streaming")
+    folder = str(tmp_path_factory.mktemp("mosaic"))
+    with streaming.MDSWriter(out=folder, columns={"item": "int"}, size_limit=1000) as writer:
+        for item in range(N_ITEMS):
+            writer.write({"item": item})
+    return folder
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_mosaic_streaming_resumes_by_its_state(n_workers, mosaic_folder, tmp_path):
+    streaming = pytest.importorskip("streaming")
+
+    def make():
+        streaming.base.util.clean_stale_shared_memory()  # as a new process would find it
+        dataset = streaming.StreamingDataset(local=mosaic_folder, batch_size=BATCH_SIZE, shuffle=True)
+        options = {"num_workers": n_workers, "collate_fn": pair_of_dicts}
+        return streaming.StreamingDataLoader(dataset, batch_size=BATCH_SIZE, **options)
+
+    assert_once(assert_resumes(make, tmp_path, CUTS if n_workers == 0 else (3, 5)))
