@@ -1,4 +1,4 @@
-"""What memory a piece of work takes, as the allocator reports it to torch's profiler."""
+"""The memory that a piece of work takes, as the allocator reports it to torch's profiler."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak_by_profiler(work: Callable[[], object]) -> int:
-    """The most bytes that were held at once on the CPU, of those that were taken within."""
+    """The most bytes that were allocated within the block and held at the same time on the CPU."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
     found = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]

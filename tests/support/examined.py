@@ -1,4 +1,4 @@
-"""What the tests of `learn.check()` share: a small learner, and a digest of all that decides its future."""
+"""What the tests of `learn.check()` share: a small learner, and a digest of all its state."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def learner_of(model=None, data=None, loss_func=F.mse_loss, optimizer=SGD, **opt
 
 
 def checksum(learn: Learner) -> dict[str, str]:
-    """A digest of everything that decides what a learner does next, by name."""
+    """A digest of everything that determines how a learner continues, by name."""
     optimizer, data = learn.optimizer, learn.data
     generators = [getattr(loader, "generator", None) for loader in (data.train, data.valid)]
     parts = {

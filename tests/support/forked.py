@@ -1,6 +1,6 @@
-"""A program that has imported the library and runs others in forks of itself; see `processes.py`.
+"""A program that has imported the library and runs others in its forks; see `processes.py`.
 
-A fork ends as Python ends: with an exit code, a traceback, a signal, and everything that happens at exit.
+A fork ends like Python: with an exit code, a traceback, a signal, and everything that happens at exit.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def serve(path: str) -> dict:
 
 
 def wait_for(connection: socket.socket) -> dict:
-    """Report how a further fork ends; returns the request in that fork."""
+    """Report how another fork ends; returns the request in that fork."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     received, descriptors, _, _ = socket.recv_fds(connection, 2**20, N_DESCRIPTORS)
     while not received.endswith(b"\n"):

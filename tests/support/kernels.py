@@ -1,4 +1,4 @@
-"""Counts what a GPU would have to start: the calls of torch's kernels, by name."""
+"""Counts the kernels that a GPU would have to start: the calls of torch's kernels, by name."""
 
 from __future__ import annotations
 

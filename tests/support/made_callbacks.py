@@ -23,7 +23,7 @@ def trial() -> Any:
     return FixedTrial({})
 
 
-#: How to make callbacks that need arguments, or that would write into the working folder.
+#: How to make callbacks that need arguments, or would write into the working folder.
 MAKERS: dict[str, Maker] = {
     "ActivationCheckpointing": lambda folder: callbacks.ActivationCheckpointing("model"),
     "Compile": lambda folder: callbacks.Compile("eager"),
@@ -63,7 +63,7 @@ CALLBACKS = {
 
 
 class Rich(nn.Linear):
-    """A linear layer with what some callbacks need: hidden state, a recurrent layer, dropout."""
+    """A linear layer with parts that some callbacks need: hidden state, a recurrent layer, dropout."""
 
     def __init__(self, **options):
         super().__init__(1, 1, **options)

@@ -33,7 +33,7 @@ N_ITEMS, BATCH_SIZE, N_BATCHES = 26, 4, 7
 
 
 class Noisy(Dataset):
-    """Points on a plane, with noise from all three generators; it records the indices that are fetched."""
+    """Points on a plane with noise from all three generators; records the indices that are fetched."""
 
     def __init__(self):
         self.inputs = torch.rand(N_ITEMS, 3, generator=torch.Generator().manual_seed(0))
@@ -92,7 +92,7 @@ class Interrupt(Callback):
 
 
 class Cycle(OneCycleLR):
-    """One cycle with another length than the fit: for torch's class itself there is a warning."""
+    """One cycle with another length than the fit; torch's own class would raise a warning."""
 
 
 class Accumulate(Callback):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def line_batches(n_batches: int = 3, batch_size: int = 4) -> list[tuple[Tensor, Tensor]]:
-    """Batches of points on y = 2x + 1, from a generator of their own."""
+    """Batches of points on y = 2x + 1, from their own generator."""
     generator = torch.Generator().manual_seed(0)
     inputs = torch.rand(n_batches, batch_size, 1, generator=generator)
     return [(each, 2 * each + 1) for each in inputs]

@@ -1,4 +1,4 @@
-"""A pretend device that counts each read of a number: who waits, where, how often. And CUDA's own check."""
+"""An imitated device that counts reads of numbers (which code waits, where, how often), and CUDA's check."""
 
 from __future__ import annotations
 

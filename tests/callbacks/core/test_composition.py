@@ -1,4 +1,4 @@
-"""What the loop reads of the list of callbacks, and callbacks as objects: equal, copied, pickled."""
+"""The part of the list of callbacks that the loop reads, and callbacks as objects: equal, copied, pickled."""
 
 from __future__ import annotations
 

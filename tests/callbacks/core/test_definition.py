@@ -1,4 +1,4 @@
-"""What is refused when a callback's class is defined, and what is not."""
+"""Classes of callbacks that are refused when they are defined, and classes that are accepted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tiny import title_of
 
 from callbacks import EVENTS, OPERATIONS, Callback
 
-# Names that people give to methods of their own.
+# Names that users give to their own methods.
 HELPERS = """
     plot log save load reset update on off best_so_far format batch_size stop start place_holder
     stepper one_step steps step_size n_steps placed replace display fit_line train validate_input

@@ -1,4 +1,4 @@
-"""Every: when something that happens now and then is due."""
+"""`Every`: when something that happens at intervals is due."""
 
 from functools import partial
 

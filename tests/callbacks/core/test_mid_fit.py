@@ -1,4 +1,4 @@
-"""What is replaced or added in mid-fit is used or reported, compared with hand-written loops."""
+"""Objects that are replaced or added during a fit are used or reported, compared with hand-written loops."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_scaled_gradient_adds_to_that_of_an_update_that_was_left_out():
         torch.testing.assert_close(tensor, ordinary[name], rtol=0.01, atol=0.01)
 
 
-# Conflicts with what comes in mid-fit
+# Conflicts with callbacks that are added during a fit
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_batch_norm_that_is_frozen_in_the_middle_of_a_pass_stays_as_it_is():
         ),
     )
     learn.fit(2)
-    assert model[1].num_batches_tracked == 3  # the batch in which it came had begun
+    assert model[1].num_batches_tracked == 3  # the batch in which it was added had begun
 
 
 # Settings

@@ -1,4 +1,4 @@
-"""Several processes decide what one decides, and all of them the same."""
+"""Several processes make the same decisions as one, and all of them the same ones."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_updates_that_one_process_skips_are_an_error_that_names_it() -> None:
 
 
 class Uneven(Callback):
-    """Gives three processes 1, 2 and 3 updates more: the second one has as many as all have in the mean."""
+    """Gives three processes 1, 2 and 3 more updates: the second one has the mean number."""
 
     def after_batch(self, learn: Any) -> None:
         if learn.training and learn.global_step == 2:
@@ -185,7 +185,7 @@ def test_updates_that_differ_in_every_process_are_an_error_in_each() -> None:
 
 
 class Late(Callback):
-    """Lets the clock of the second process show more than the budget, in the middle of an epoch."""
+    """Sets the clock of the second process above the budget, in the middle of an epoch."""
 
     def after_loss(self, learn: Any) -> None:
         if learn.ranks.rank == 1 and learn.epoch == 1 and learn.batch_idx == 1:

@@ -1,4 +1,4 @@
-"""What every callback must do in several processes."""
+"""Requirements for every callback in several processes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from torch.nn import functional as F
 from callbacks import Distributed, Metrics, Recorder, ZeroGrad
 from learner import Data, Learner
 
-#: Callbacks that several processes cannot have, with a part of the error.
+#: Callbacks that are refused in several processes, with a part of the error.
 REFUSED = {"WholeStep": "WholeStep: Distributed surrounds 'forward'"}
-#: Callbacks that draw random numbers for each item, or round. The processes agree, but not with one process.
+#: Callbacks that draw random numbers for each item, or round: the processes agree with each other, but not #:
+#: with one process.
 DRAWING = {"LabelMix", "MCDropout", "MixUp", "MixedPrecision", "RNNRegularizer", "RNNReset", "WeightNoise"}
 
 
@@ -54,7 +55,7 @@ def outcome(name: str, folder: Path, *distributed: Any) -> Any:
 
 
 def outcomes(names: list[str], folder: Path) -> dict[str, Any]:
-    """Those of all callbacks; each rank writes to a folder of its own."""
+    """The outcomes of all callbacks; each rank writes to its own folder."""
     own = folder / os.environ["RANK"]
     found = {}
     for name in names:

@@ -112,7 +112,7 @@ def ending(train: Any) -> str:
 
 
 def ending_without_space(folder: Path, asynchronous: bool) -> str:
-    """The same, where rank 0 can write no large file."""
+    """The same, if rank 0 cannot write large files."""
     learn = learner_of(folder, Distributed(), asynchronous=asynchronous)
     learn.model = nn.Sequential(nn.Linear(5, 20_000), nn.Linear(20_000, 3))
     learn.optimizer = torch.optim.SGD(learn.model.parameters(), lr=0.1)
@@ -139,7 +139,7 @@ def test_every_rank_ends_if_the_disk_of_the_first_is_full(tmp_path: Path, asynch
 
 
 def resumed_elsewhere(folder: Path) -> Any:
-    """What a rank ends with whose folder is not that of rank 0."""
+    """The end state of a rank whose folder is not that of rank 0."""
     return trained(folder / str(dist.get_rank()), "must")
 
 
@@ -151,7 +151,7 @@ def test_a_rank_that_does_not_see_the_file_gets_it_from_the_first(tmp_path: Path
 
 
 def saved_at(folder: Path) -> list[str]:
-    """The files that are written by the clock, in a rank whose clock differs from that of rank 0."""
+    """The files that are written at an interval in seconds, in a rank with another clock than rank 0."""
     if dist.get_rank():
         time.monotonic = lambda: 0.0
     trained(folder, every="0.02 seconds")

@@ -41,13 +41,13 @@ def error(preds: dict[str, Tensor], targets: Tensor) -> Tensor:
 
 
 class Critic(Callback):
-    """Trains a network of its own, which judges the predictions, before each step of the model."""
+    """Trains its own network, which judges the predictions, before each step of the model."""
 
     order, state = Order.TRANSFORM, ("network", "optimizer")
 
     def __init__(self) -> None:
         super().__init__()
-        torch.manual_seed(int(os.environ.get("RANK", 0)))  # the first rank's weights count
+        torch.manual_seed(int(os.environ.get("RANK", 0)))  # the weights of the first rank are used
         self.network = nn.Linear(1, 1)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=0.1)
 
@@ -200,7 +200,7 @@ def n_counted(learn: Any) -> Tensor:
 
 
 def masked_weights(kind: Any = None) -> list[Tensor]:
-    """Nothing counts in the first three items, which are the part of the first rank."""
+    """The first three items, which are the part of the first rank, have a weight of 0."""
     torch.manual_seed(0)
     model, x = nn.Linear(4, 1), torch.randn(6, 4)
     targets = torch.tensor([[-1.0], [-1.0], [-1.0], [1.0], [0.5], [0.0]])

@@ -1,4 +1,4 @@
-"""What a learner does beside a fit, or with other data, gives in several processes what it gives in one."""
+"""Outside a fit, or with other data, a learner gives the same results in several processes as in one."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def batch_norm() -> nn.Module:
 
 
 def counted(size: int, *callbacks: Any) -> int:
-    """How many collective operations a fit calls, beside those of torch's engine."""
+    """How many collective operations a fit calls, apart from those of torch's engine."""
     names = ("all_reduce", "all_gather_object", "broadcast_object_list", "broadcast", "all_to_all_single")
     kept, calls = {name: getattr(torch.distributed, name) for name in names}, []
 

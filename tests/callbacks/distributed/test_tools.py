@@ -1,4 +1,4 @@
-"""What a user calls beside a fit, in several processes."""
+"""Methods that a user calls outside a fit, in several processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def learner_of(*callbacks: Any) -> Learner:
 
 
 def measured() -> tuple[int, float | None, str | None]:
-    meter.SLOW = 0.0 if dist.get_rank() == 0 else 9.0  # the first process alone finds its steps slow
+    meter.SLOW = 0.0 if dist.get_rank() == 0 else 9.0  # only the first process finds its steps slow
     found = learner_of(Distributed()).cost(20)
     return found.n_steps, found.bare, found.why_not_bare
 

@@ -1,4 +1,4 @@
-"""LeanStep has the bits of hand-written loops with ordinary steps, and falls back to them where it must."""
+"""LeanStep has the bits of hand-written loops with ordinary steps, and falls back to them if necessary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LeanStep takes the ordinary step where it must, and says why."""
+"""LeanStep takes the ordinary step if it must, and reports the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps that cannot be a program: the ordinary step is taken, and a warning says why."""
+"""Steps that cannot be compiled: the ordinary step is taken, and a warning gives the reason."""
 
 from __future__ import annotations
 

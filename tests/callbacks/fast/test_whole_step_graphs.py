@@ -12,7 +12,7 @@ from torch.optim import Adam
 
 from callbacks import GradientAccumulation, WholeStep, on
 
-#: Where torch marks inputs that a CUDA graph reads and writes at their place.
+#: The place where torch marks inputs that a CUDA graph reads and writes in place.
 STATIC = "_dynamo_static_input_type"
 
 

@@ -187,7 +187,7 @@ class Layer(nn.Linear):
 
 
 class Parts(nn.Module):
-    """A model whose layers lie in containers and in a list; another layer has a hook from the beginning."""
+    """A model whose layers are in containers and in a list; another layer has a hook from the start."""
 
     def __init__(self):
         super().__init__()

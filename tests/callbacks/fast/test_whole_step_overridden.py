@@ -1,4 +1,4 @@
-"""A compiled step beside operations that callbacks and subclasses override, and beside slow programs."""
+"""A compiled step with operations that callbacks and subclasses override, and with slow programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an optimizer holds may be replaced beside a compiled step, and parameters may rest."""
+"""With a compiled step, parameters of an optimizer may be replaced or temporarily unused."""
 
 from __future__ import annotations
 

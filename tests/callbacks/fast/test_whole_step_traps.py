@@ -1,4 +1,4 @@
-"""What changes in the middle of a fit: a compiled step uses the values of now, or falls back."""
+"""Values that change in the middle of a fit: a compiled step uses the current ones, or falls back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BlackBox: the step in which an error came up is on disk, and the error is as it was."""
+"""BlackBox: the step that raised an error is on disk, and the error is unchanged."""
 
 from __future__ import annotations
 

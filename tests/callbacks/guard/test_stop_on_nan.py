@@ -1,4 +1,4 @@
-"""StopOnNaN: in time, with a clear message, and at no cost worth a warning."""
+"""StopOnNaN: in time, with a clear message, and at negligible cost."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_looking_for_the_bad_layer_leaves_the_random_state_alone():
         return learn
 
     class DropThird(Callback):
-        def after_loss(self, learn):  # the forward pass has drawn, as that of the bad batch has
+        def after_loss(self, learn):  # the forward pass has drawn, like that of the bad batch
             if learn.batch_idx == 2:
                 raise CancelBatch
 

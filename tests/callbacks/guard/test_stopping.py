@@ -44,7 +44,7 @@ def test_the_direction_comes_from_the_metric_itself():
     learn = make(
         EarlyStopping("valid_hits", patience=1), valid=[BATCH], metrics=[hits], defaults=[Metrics, Recorder]
     )
-    learn.fit(9)  # training brings the preds nearer, so `hits` falls from the second epoch on
+    learn.fit(9)  # training improves the preds, so `hits` falls from the second epoch on
     assert len(learn.history) == 2
 
 

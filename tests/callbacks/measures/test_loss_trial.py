@@ -1,4 +1,4 @@
-"""Losses of the user that are not means over items: one warning, with the fix."""
+"""A user's losses that are not means over items: one warning, with the fix."""
 
 from __future__ import annotations
 

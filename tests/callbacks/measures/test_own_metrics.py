@@ -1,4 +1,4 @@
-"""What all our own metrics have in common: no wait, no error for nothing, cuts, recipes."""
+"""Properties of all our own metrics: no wait, no error without items, interruptions, recipes."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def batch(kind: str, n: int, generator: torch.Generator | None = None):
 
 
 def test_every_metric_that_is_exported_is_tested_here():
-    """This fails where a new metric is exported and not listed above."""
+    """This fails if a new metric is exported and not listed above."""
     named = {make.func if isinstance(make, partial) else make for _, make in ALL}
     ours = {item for item in table("metric").values() if isinstance(item, type)}
     assert named == ours | {Accuracy}

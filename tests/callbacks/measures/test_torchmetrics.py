@@ -1,4 +1,4 @@
-"""Metrics of torchmetrics, passed as they are: the last digit of theirs over all the data at once."""
+"""Metrics of torchmetrics, passed unchanged, have the same value as over all the data at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several optimizers beside callbacks, schedules and everything else that uses an optimizer."""
+"""Several optimizers with callbacks, schedules and everything else that uses an optimizer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from callbacks.schedule.annealers import cos
 from learner import Data, Learner
 from learner.engine.groups import by_children
 
-# With what else uses an optimizer
+# With other users of an optimizer
 
 
 @pytest.mark.parametrize(

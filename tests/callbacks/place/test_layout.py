@@ -137,7 +137,7 @@ def test_a_model_that_is_compiled_already_is_refused():
 
 
 class Overwritten(torch.autograd.Function):
-    """As a CUDA graph: what it returns lies in memory that the next call overwrites."""
+    """Like a CUDA graph: the next call overwrites the memory of what it returns."""
 
     outputs = torch.zeros(4, 2)
 

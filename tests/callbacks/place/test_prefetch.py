@@ -1,4 +1,4 @@
-"""DevicePlacement sends batches on a stream: an imitated one takes its time, and finds what was torn."""
+"""DevicePlacement sends batches on a stream: an imitated one copies late, so incomplete copies are found."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_every_ending_leaves_the_same_state_as_without_prefetch_and_fetches_noth
     expected = run(prefetch=False)
     lane = imitated(monkeypatch)
     assert run(prefetch=True) == expected
-    assert len(lane.owned) == 2 * lane.n_begun  # inputs and targets of every batch went by the lane
+    assert len(lane.owned) == 2 * lane.n_begun  # inputs and targets of every batch were sent on the stream
     assert 1 <= most[1] <= AHEAD + 1
     assert most[1] == AHEAD + 1 or n == 1
     assert lane.n_torn == 0

@@ -66,7 +66,7 @@ def test_a_loader_that_fills_its_buffers_again_is_copied_before_it_does(monkeypa
 
 def pinning(collate, items):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # there is nothing here to pin for
+        warnings.simplefilter("ignore")  # there is no device here to pin memory for
         return DataLoader(TensorDataset(*items), SIZE, pin_memory=True, collate_fn=collate)
 
 

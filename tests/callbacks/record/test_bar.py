@@ -194,5 +194,5 @@ def read_or_end(descriptor):
 
     try:
         return os.read(descriptor, 65536)
-    except OSError:  # Linux's way to say that the other side has closed
+    except OSError:  # how Linux reports that the other side is closed
         return b""

@@ -1,4 +1,4 @@
-"""Progress: a table with a row per epoch, and a bar where someone looks."""
+"""Progress: a table with a row per epoch, and a bar in a terminal."""
 
 import math
 import re

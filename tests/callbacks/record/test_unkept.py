@@ -1,4 +1,4 @@
-"""A fit that keeps no weights says so, once in a process, and only where a person looks."""
+"""A fit that keeps no weights prints this once per process, and only if somebody can see it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses of users and models: how much each batch counts."""
+"""Losses of users and models: the weight of each batch."""
 
 from __future__ import annotations
 

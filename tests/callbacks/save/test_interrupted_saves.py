@@ -88,7 +88,7 @@ class Dies(Dataset):
         if index == 10 and not self.flag.exists():
             self.flag.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(0.05)  # so that the learner waits for the worker when it dies
+        time.sleep(0.05)  # so the learner is waiting for the worker when it dies
         return torch.full((3,), index / 24.0), torch.full((1,), index / 8.0)
 
 

@@ -92,7 +92,7 @@ def test_the_best_of_a_resumed_run_is_that_of_all_its_epochs(tmp_path):
     first = make(tmp_path, **options)
     first.fit(1)
     learn = make(tmp_path, **options)
-    learn.callbacks[Checkpoint]._best.min_delta = 1e6  # nothing can be better than what was
+    learn.callbacks[Checkpoint]._best.min_delta = 1e6  # no later result can be better
     with pytest.warns(LearnerWarning, match="planned"):
         learn.fit(2, resume="auto")
     assert learn.callbacks[Checkpoint].best == first.history[0]["train_loss"]

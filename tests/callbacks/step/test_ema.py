@@ -1,4 +1,4 @@
-"""The exponential moving average: its numbers, and who has which weights when."""
+"""The exponential moving average: its numbers, and which weights the model has when."""
 
 from __future__ import annotations
 

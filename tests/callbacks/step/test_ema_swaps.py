@@ -18,7 +18,8 @@ from callbacks import (
     on,
 )
 
-# Who has which weights when -------------------------------------------------------------------------------
+# Which weights a model has when
+# -------------------------------------------------------------------------------
 
 
 def test_training_uses_the_trained_weights_and_everything_else_the_averages(make_learner):

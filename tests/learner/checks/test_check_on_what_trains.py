@@ -1,4 +1,4 @@
-"""`learn.check()` finds no error in learners that train well: a false alarm costs more trust than a missed error."""
+"""`learn.check()` finds no error in learners that train well, because a false alarm is worse than a missed error."""
 # ruff: noqa: E501
 
 from __future__ import annotations

@@ -234,7 +234,9 @@ def test_the_probe_changes_neither_random_states_nor_the_loss():
 
 
 def test_the_probe_is_small_for_many_items():
-    learn = learner_of((200_000, 1), (200_000,), WRONG["mean square"])  # each with each would take 160 GB
+    learn = learner_of(
+        (200_000, 1), (200_000,), WRONG["mean square"]
+    )  # comparing each with each would take 160 GB
     with pytest.raises(ValueError, match="each with targets of others"):
         learn.fit(1)
 

@@ -139,7 +139,7 @@ def test_a_truncated_file_is_reported_before_it_kills_the_process(tmp_path, mapp
             next(iter(loader))
     with pytest.raises(OSError, match="cut short"):
         next(batches)
-    assert len(list(TensorLoader((mapped[:500],), 100))) == 5  # what is needed is still there
+    assert len(list(TensorLoader((mapped[:500],), 100))) == 5  # the parts that are needed still exist
 
 
 def test_a_fit_over_a_truncated_file_raises_an_error_with_the_place(tmp_path, mapped):

@@ -80,7 +80,7 @@ def test_workers_stop_when_their_loader_is_dropped():
     loader = noisy_loader(num_workers=1, persistent_workers=True)
     list(Shared(loader, Share(0, 2), lambda *_: None, Data(loader)))
     workers, dropped = loader._iterator._workers, weakref.ref(loader)
-    del loader  # without a garbage collection, which may happen in another worker
+    del loader  # without a garbage collection, which might happen in another worker
     assert dropped() is None
     assert not any(worker.is_alive() for worker in workers)
 

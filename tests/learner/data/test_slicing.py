@@ -1,4 +1,4 @@
-"""A rank's range of the items of a batch, whatever the batch is."""
+"""A rank's range of the items of a batch of any kind."""
 
 from __future__ import annotations
 

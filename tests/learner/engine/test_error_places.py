@@ -12,7 +12,7 @@ from torch import nn
 from callbacks import Callback, CancelStep, CancelTrain, Checkpoint, Order, When, on
 from learner import Data, Learner
 
-# sources whose draws nobody can follow are saved with a warning
+# data whose draws cannot be tracked is saved with a warning
 pytestmark = pytest.mark.filterwarnings("ignore:a run that")
 
 

@@ -1,4 +1,4 @@
-"""Learners in scikit-learn's pipelines, searches and cross-validation, with its manners."""
+"""Learners in scikit-learn's pipelines, searches and cross-validation."""
 
 from __future__ import annotations
 

@@ -227,7 +227,7 @@ def test_what_contains_itself_is_refused_in_words():
 def test_what_is_shared_many_times_over_is_copied_once():
     value: Any = [1]
     for _ in range(60):
-        value = [value, value]  # 2 ** 60 items, if each were followed
+        value = [value, value]  # 2 ** 60 items if each reference were followed
     again = from_plain(to_plain(value, "state"))
     assert again[0] is again[1]
 

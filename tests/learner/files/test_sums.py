@@ -1,4 +1,4 @@
-"""Checksums: put together from pieces, they are those of the whole."""
+"""Checksums: combined from pieces, they equal those of the whole."""
 
 from __future__ import annotations
 

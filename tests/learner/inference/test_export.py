@@ -72,7 +72,7 @@ class Reads(nn.Module):
 
 
 def alone(code, *blocked):
-    """What a new process prints that cannot import some packages."""
+    """The output of a new process that cannot import some packages."""
     blocks = f"import sys; sys.modules.update(dict.fromkeys({[*blocked]!r}))\n"
     done = subprocess.run([sys.executable, "-c", blocks + code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""What cannot be exported, and the message that says what to do."""
+"""Models that cannot be exported, and the message that shows what to do."""
 
 from __future__ import annotations
 

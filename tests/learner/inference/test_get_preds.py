@@ -226,7 +226,7 @@ def test_a_model_that_writes_each_output_to_the_same_memory_is_gathered():
 @pytest.mark.parametrize("sizes", [[3, 3, 3, 3], [3, 3, 2], [3, 1], [3]])
 def test_on_cuda_a_batch_is_copied_while_the_next_one_is_computed(monkeypatch, sizes):
     class Imitated:
-        """A copy from a device, whose numbers are there only when it was waited for."""
+        """A copy from a device, whose numbers exist only after a wait."""
 
         def __init__(self, rows):
             log.append("start")

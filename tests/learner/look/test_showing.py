@@ -81,7 +81,7 @@ def test_whole_numbers_are_words_and_a_mask_is_drawn_over_its_image():
 
 
 class Answers(nn.Module):
-    """Answers these classes for the pixels, whatever the images."""
+    """Predicts these classes for the pixels, whatever the images."""
 
     def __init__(self, masks):
         super().__init__()

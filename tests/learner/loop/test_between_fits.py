@@ -1,4 +1,4 @@
-"""What a fit keeps from the previous fit, and what a callback can read before the first batch."""
+"""State that a fit keeps from the previous one, and values that hooks can read before the first batch."""
 
 from __future__ import annotations
 

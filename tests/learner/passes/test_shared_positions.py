@@ -64,7 +64,7 @@ class Rank:
         return mark, now, {"n_done": n_steps, "group": self.share.group, "shards": shards}
 
     def resume(self, mark, now, position):
-        """What counts of the other batches, and of those of the next pass."""
+        """The items to train on in the other batches, and in those of the next pass."""
         with self.streams.drawing_data():
             rest = positions.resume(self.loader, self.batches, mark, now, position)[1]
         found = [self.counted(rest)]

@@ -10,7 +10,7 @@ from upper.recipe_files import MODELS, RECIPE
 
 @pytest.fixture
 def write(tmp_path: Path):
-    """Write a recipe beside its Python files, with some of its text changed."""
+    """Write a recipe next to its Python files, with some of its text changed."""
 
     def write(*changes: tuple[str, str], text: str = RECIPE) -> Path:
         (tmp_path / "helper.py").write_text("WIDTH = 5\n")

@@ -1,4 +1,4 @@
-"""YAML without its traps, and a tree with the position of each node."""
+"""YAML without values that it misreads, and a tree with the position of each node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of a recipe: where they may lie, what they import, and where a run writes."""
+"""The files of a recipe: where they may be, what they import, and where a run writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`verify_resume` finds what resumes with the same bits, and what does not."""
+"""`verify_resume` finds trainings that resume with the same bits, and those that do not."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_callback_that_does_not_save_its_state_is_found():
     report = verify_resume(unsound, 2, n_kills=3, every="2 steps")
     assert not report.ok
     assert any({"weights", "history"} <= set(row.differing) for row in report.rows)
-    assert report.rows[0].ok  # killed at the first moment, it begins again
+    assert report.rows[0].ok  # killed at the first moment, it starts from the beginning
 
 
 def test_the_error_of_a_failing_training_is_reported():

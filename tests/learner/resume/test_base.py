@@ -14,7 +14,7 @@ from learner import Data, Learner
 
 
 class Adapted(nn.Module):
-    """A frozen base, and an adapter beside it."""
+    """A frozen base with an adapter."""
 
     def __init__(self, seed: int):
         super().__init__()

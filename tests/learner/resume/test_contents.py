@@ -105,7 +105,7 @@ def test_an_entry_of_another_kind_is_refused_and_nothing_changes(make, contents,
                 load(learn)
             except CheckpointError as error:
                 refused = str(error)
-            else:  # None stands for what is missing, or the number is of the right kind
+            else:  # None is allowed for a missing value, or the number is of the right kind
                 learn = make(path.parent)
                 break
             assert path.name in refused, kind

@@ -1,4 +1,4 @@
-"""Runs that are resumed otherwise than they were started: more epochs, another folder, the weights only."""
+"""Runs that are resumed with a difference: more epochs, another folder, only the weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run of a recipe keeps: `run.json`, the final weights and the best ones."""
+"""The files that a run of a recipe keeps: `run.json`, the final weights and the best ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The user's own files of the compositions in `compositions.py`: they know nothing of this project."""
+"""The user's own files of the compositions in `compositions.py`: they do not import this project."""
 
 import random
 

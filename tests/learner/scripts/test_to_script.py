@@ -1,4 +1,4 @@
-"""Scripts of plain PyTorch: they end with the bits of the learner, and what has no script form is refused."""
+"""Scripts of plain PyTorch end with the bits of the learner; parts without a script form are refused."""
 
 import csv
 import os

@@ -20,7 +20,7 @@ SGD = partial(torch.optim.SGD, lr=0.05)
 
 
 class Critic(Callback):
-    """A second network with its own optimizer and schedule, trained beside the model."""
+    """A second network with its own optimizer and schedule, trained together with the model."""
 
     state = ("critic", "optimizer", "schedule")
 

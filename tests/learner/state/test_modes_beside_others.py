@@ -1,4 +1,4 @@
-"""Optimizers with two modes beside averages, fast steps and other callbacks."""
+"""Optimizers with two modes, combined with averages, fast steps and other callbacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modules that a loss reaches without being one, and the loss of frozen models."""
+"""Modules that a loss function uses without being a module, and the loss of frozen models."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ N_EPOCHS, CUT_AT, N_STEPS, TARGET = 1, 7, 40, 1e-3
 
 
 class Draws:
-    """Batches of new points on the polynomial, from a generator of its own; resumable."""
+    """Batches of new points on the polynomial, from their own generator; resumable."""
 
     def __init__(self):
         self.generator, self.n_drawn = torch.Generator().manual_seed(0), 0

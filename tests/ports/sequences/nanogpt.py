@@ -49,7 +49,7 @@ class GPT(nn.Module):
 
 
 class Windows:
-    """Batches of windows at random places of a text, from a generator of its own.
+    """Batches of windows at random places of a text, from their own generator.
 
     `state_dict` and `load_state_dict` let a killed run resume within an epoch.
     """

@@ -1,4 +1,4 @@
-"""An imitated lane, which takes its time to copy."""
+"""An imitated stream, which copies late."""
 
 from __future__ import annotations
 

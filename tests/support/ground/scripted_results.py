@@ -14,7 +14,7 @@ BATCH = (torch.ones(4, 1), torch.ones(4, 1))
 
 
 class Says(Callback):
-    """A callback that writes given numbers to the results, one per epoch; None stands for no result."""
+    """A callback that writes given numbers to the results, one per epoch; None means no result."""
 
     order = Order.MEASURE
 

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing import start_processes
 
-SECONDS = 60  # until a process that waits for another one fails
+SECONDS = 60  # seconds after which a process that waits for another one fails
 
 # The processes are forked from a server that has imported everything and has run nothing: a fork of the test
 # process itself hangs where torch has already started threads.

@@ -1,4 +1,4 @@
-"""A compiled step uses the methods and attributes that classes have now."""
+"""A compiled step uses the current methods and attributes of classes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from changed_settings import is_as_ordinary, of_model
 
 
 class Given:
-    """A class that has a setting in every way in which a class can."""
+    """A class with a setting in every form that a class can have."""
 
     scale = 1.0
 

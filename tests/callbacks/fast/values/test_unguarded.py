@@ -1,4 +1,4 @@
-"""A step that reads what no guard can compare falls back, or is right."""
+"""A step that reads values that no guard can compare falls back, or is right."""
 
 from __future__ import annotations
 

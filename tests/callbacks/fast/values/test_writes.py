@@ -1,4 +1,4 @@
-"""What callbacks write within a compiled step counts, and what is set around it."""
+"""Changes by callbacks within a compiled step take effect, and so do settings around it."""
 
 from __future__ import annotations
 

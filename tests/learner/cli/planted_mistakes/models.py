@@ -1,4 +1,4 @@
-"""What the planted recipes name."""
+"""The parts that the planted recipes name."""
 
 from os import system  # noqa: F401 - planted: a recipe must not reach it
 
