@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 
 from callbacks.core.missing_names import suggest_arguments
-from callbacks.measures.classification import known_classes, refuse_foreign
+from callbacks.measures.classification import OfClasses, known_classes
 
 AVERAGES = ("binary", "macro", "micro", None)
 
 
-class ClassCounts:
+class ClassCounts(OfClasses):
     """Counts right answers, answers, and targets of each class, for `Precision`, `Recall` and `F1`."""
 
     higher_is_better = True
+    added = (*OfClasses.added, "counts")
+    counts: Any = 0  # shape (3, classes)
 
     @suggest_arguments
     def __init__(
@@ -30,13 +32,8 @@ class ClassCounts:
             raise ValueError(
                 f"{type(self).__name__}(average={average!r}): write 'binary', 'macro', 'micro' or None."
             )
-        self.average, self.ignore_index = average, ignore_index
-        self.reset()
-
-    def reset(self) -> None:
-        self.n_classes = 0
-        self.counts: Any = 0  # shape (3, classes)
-        self.n_foreign: Any = 0
+        self.average = average
+        super().__init__(ignore_index)
 
     def update(self, preds: Tensor, targets: Tensor) -> None:
         is_yes_or_no = preds.shape == targets.shape
@@ -54,13 +51,8 @@ class ClassCounts:
         self.counts = self.counts + torch.stack([count(*pair, n_classes) for pair in pairs])
         self.n_foreign = self.n_foreign + n_foreign
 
-    def merge(self, other: ClassCounts) -> None:
-        """Add what another one has counted, in another process."""
-        self.n_classes = max(self.n_classes, other.n_classes)
-        self.counts, self.n_foreign = self.counts + other.counts, self.n_foreign + other.n_foreign
-
     def compute(self) -> Any:
-        refuse_foreign(type(self).__name__, int(self.n_foreign), self.n_classes)
+        self.refuse_foreign()
         counts = torch.as_tensor(self.counts).cpu().double()  # the pass's wait
         if not counts.any():
             return math.nan

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from callbacks.core.missing_names import suggest_arguments
 from callbacks.core.settings import check_count
+from callbacks.measures.sums import Sums
 
 
 def accuracy(preds: Tensor, targets: Tensor) -> Tensor:
@@ -27,27 +28,18 @@ def accuracy(preds: Tensor, targets: Tensor) -> Tensor:
     return right_answers(preds, targets).float().mean()
 
 
-class Accuracy:
+class Accuracy(Sums):
     """`accuracy` over a pass, counted in whole numbers, so in any order of batches the same."""
 
     higher_is_better = True
-
-    @suggest_arguments
-    def __init__(self):
-        self.reset()
-
-    def reset(self) -> None:
-        self.n_right: Any = 0
-        self.n_answers = 0
+    added = ("n_right", "n_answers")
+    n_right: Any = 0
+    n_answers: int = 0
 
     def update(self, preds: Tensor, targets: Tensor) -> None:
         right = right_answers(preds, targets)
         self.n_right = self.n_right + right.sum()
         self.n_answers += right.numel()
-
-    def merge(self, other: Accuracy) -> None:
-        """Add what another one has counted, in another process."""
-        self.n_right, self.n_answers = self.n_right + other.n_right, self.n_answers + other.n_answers
 
     def compute(self) -> float:
         """NaN if every batch was empty."""
@@ -59,19 +51,43 @@ accuracy.higher_is_better = True  # type: ignore[attr-defined]
 accuracy.metric = Accuracy  # type: ignore[attr-defined]  # what Metrics measures instead
 
 
-class ClassMean:
-    """A mean over the targets that count: a total, and how many targets count or are outside the classes."""
+class OfClasses(Sums):
+    """Counts over targets that are numbers of classes, some of which may be outside the classes."""
+
+    added = ("n_foreign",)
+    n_foreign: Any = 0  # targets outside the classes
+    n_classes: int = 0
 
     @suggest_arguments
     def __init__(self, ignore_index: int | None):
         self.ignore_index = ignore_index
-        self.reset()
+        super().__init__()
 
     def reset(self) -> None:
+        super().reset()
         self.n_classes = 0
-        self.total: Any = 0
-        self.n_items: Any = 0
-        self.n_foreign: Any = 0
+
+    def merge(self, other: OfClasses) -> None:
+        """Add what another one has counted, in another process."""
+        super().merge(other)
+        self.n_classes = max(self.n_classes, other.n_classes)
+
+    def refuse_foreign(self) -> None:
+        """Raise an error for targets outside the classes; waits for the device."""
+        title, n_foreign = type(self).__name__, int(self.n_foreign)
+        if n_foreign:
+            raise ValueError(
+                f"{title}: {n_foreign} targets of the pass are not in the classes 0 to {self.n_classes - 1}. "
+                f"Give the model more outputs, or ignore these targets, as with {title}(ignore_index=-100)."
+            )
+
+
+class ClassMean(OfClasses):
+    """A mean over the targets that count: a total, and how many targets count or are outside the classes."""
+
+    added = (*OfClasses.added, "total", "n_items")
+    total: Any = 0
+    n_items: Any = 0
 
     def known(self, preds: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Which targets count, and the targets with 0 for those that do not."""
@@ -86,15 +102,9 @@ class ClassMean:
         self.total = self.total + total
         self.n_items = self.n_items + counted.sum()
 
-    def merge(self, other: ClassMean) -> None:
-        """Add what another one has counted, in another process."""
-        self.n_classes = max(self.n_classes, other.n_classes)
-        self.total, self.n_items = self.total + other.total, self.n_items + other.n_items
-        self.n_foreign = self.n_foreign + other.n_foreign
-
     def mean(self) -> float:
         """The mean over the pass; NaN if no target counts."""
-        refuse_foreign(type(self).__name__, int(self.n_foreign), self.n_classes)
+        self.refuse_foreign()
         n_items = int(self.n_items)
         return torch.as_tensor(self.total).item() / n_items if n_items else math.nan
 
@@ -167,7 +177,7 @@ def known_classes(
     """Which targets count, the targets with 0 for those that do not, and how many are outside the classes.
 
     The last is a number on the device: an index outside the classes would crash a kernel there, and looking
-    for one would wait. `refuse_foreign` raises the error when the pass ends.
+    for one would wait. `OfClasses.refuse_foreign` raises the error when the pass ends.
     """
     fits = preds.dim() > 1 and preds.shape[1] > 1 and preds.shape[:1] + preds.shape[2:] == targets.shape
     if not fits or not preds.is_floating_point() or targets.is_floating_point():
@@ -180,12 +190,3 @@ def known_classes(
     asked = torch.ones_like(known) if ignore_index is None else targets != ignore_index
     counted = asked & known
     return counted, torch.where(counted, targets, 0).long(), (asked & ~known).sum()
-
-
-def refuse_foreign(title: str, n_foreign: int, n_classes: int) -> None:
-    """Raise an error for targets outside the classes."""
-    if n_foreign:
-        raise ValueError(
-            f"{title}: {n_foreign} targets of the pass are not in the classes 0 to {n_classes - 1}. Give the "
-            f"model more outputs, or ignore these targets, as with {title}(ignore_index=-100)."
-        )

@@ -11,9 +11,10 @@ from torch import Tensor
 from callbacks.core.missing_names import suggest_arguments
 from callbacks.core.settings import check_count
 from callbacks.measures.scores import widest
+from callbacks.measures.sums import Sums
 
 
-class AUROC:
+class AUROC(Sums):
     """Area under the ROC curve of yes or no: how often an item of 1 has a higher score than one of 0.
 
     Exact, even with ties, which count half. It keeps all scores of a pass, about 5 bytes per item. Preds are
@@ -27,10 +28,7 @@ class AUROC:
     """
 
     higher_is_better = True
-
-    @suggest_arguments
-    def __init__(self):
-        self.reset()
+    added = ("scores", "targets", "n_foreign")
 
     def reset(self) -> None:
         self.scores: list[Tensor] = []
@@ -50,14 +48,8 @@ class AUROC:
         self.targets.append(targets.flatten() == 1)
         self.n_foreign = self.n_foreign + ((targets != 0) & (targets != 1)).sum()
 
-    def merge(self, other: AUROC) -> None:
-        """Add what another one has kept, in another process."""
-        self.scores, self.targets = self.scores + other.scores, self.targets + other.targets
-        self.n_foreign = self.n_foreign + other.n_foreign
-
     def compute(self) -> float:
-        n_foreign = int(self.n_foreign)
-        if n_foreign:
+        if n_foreign := int(self.n_foreign):
             raise ValueError(f"AUROC: {n_foreign} targets of the pass are neither 0 nor 1. Use these two.")
         if not self.scores:
             return math.nan
@@ -72,19 +64,14 @@ class AUROC:
         return int(wins) / (2 * n_pairs)
 
 
-class RowMean:
+class RowMean(Sums):
     """A mean over rows, for `MeanReciprocalRank` and `NDCG`, with the number of invalid targets."""
 
     higher_is_better = True
-
-    @suggest_arguments
-    def __init__(self):
-        self.reset()
-
-    def reset(self) -> None:
-        self.total: Any = 0.0
-        self.n_rows = 0
-        self.n_foreign: Any = 0
+    added = ("total", "n_rows", "n_foreign")
+    total: Any = 0.0
+    n_rows: int = 0
+    n_foreign: Any = 0
 
     def add(self, values: Tensor, n_foreign: Tensor) -> None:
         """Add the rows of a batch."""
@@ -92,14 +79,14 @@ class RowMean:
         self.n_rows += len(values)
         self.n_foreign = self.n_foreign + n_foreign
 
-    def merge(self, other: RowMean) -> None:
-        """Add what another one has counted, in another process."""
-        self.total, self.n_rows = self.total + other.total, self.n_rows + other.n_rows
-        self.n_foreign = self.n_foreign + other.n_foreign
-
     def mean(self, title: str) -> Any:
-        """The mean over all rows; raises the error of `refuse_foreign`."""
-        refuse_foreign(title, int(self.n_foreign))
+        """The mean over all rows; raises an error for invalid targets."""
+        if n_foreign := int(self.n_foreign):
+            raise ValueError(
+                f"{title}: {n_foreign} targets of the pass are relevances below 0 or NaN, or numbers of "
+                "items that do not exist. Pass relevances of 0 or more, and numbers below the number of a "
+                "row's scores."
+            )
         return self.total / self.n_rows if self.n_rows else math.nan
 
 
@@ -189,12 +176,3 @@ def rankings(title: str, preds: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
     numbers = torch.arange(preds.shape[1], device=preds.device)
     foreign = (targets < 0) | (targets >= preds.shape[1])
     return scores, (numbers == targets.unsqueeze(1)).to(dtype), foreign.sum()
-
-
-def refuse_foreign(title: str, n_foreign: int) -> None:
-    """Raise an error for invalid targets."""
-    if n_foreign:
-        raise ValueError(
-            f"{title}: {n_foreign} targets of the pass are relevances below 0 or NaN, or numbers of items "
-            "that do not exist. Pass relevances of 0 or more, and numbers below the number of a row's scores."
-        )

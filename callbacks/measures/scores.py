@@ -8,25 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from callbacks.core.missing_names import suggest_arguments
+from callbacks.measures.sums import Sums
 
 
-class SquaredErrors:
+class SquaredErrors(Sums):
     """Sums over items for `MSE`, `RMSE` and `R2`, for each output, in float64 if the device has it."""
 
     higher_is_better = False
-
-    @suggest_arguments
-    def __init__(self):
-        self.reset()
-
-    def reset(self) -> None:
-        self.n_items = 0
-        # the first item is subtracted: small variances are not rounded away, and equal targets become 0
-        self.shift: Any = 0.0
-        self.squares: Any = 0.0
-        self.sums: Any = 0.0
-        self.square_sums: Any = 0.0
+    added = ("n_items", "shift", "squares", "sums", "square_sums")
+    n_items: int = 0
+    # the first item is subtracted: small variances are not rounded away, and equal targets become 0
+    shift: Any = 0.0
+    squares: Any = 0.0
+    sums: Any = 0.0
+    square_sums: Any = 0.0
 
     def update(self, preds: Tensor, targets: Tensor) -> None:
         preds, targets = same_shape(type(self).__name__, preds, targets)
@@ -84,46 +79,32 @@ class R2(SquaredErrors):
         return explained(self.squares, total).mean()
 
 
-class MAE:
+class MAE(Sums):
     """Mean of the absolute errors over all items and outputs; preds and targets of one shape."""
 
     higher_is_better = False
-
-    @suggest_arguments
-    def __init__(self):
-        self.reset()
-
-    def reset(self) -> None:
-        self.total: Any = 0.0
-        self.count = 0
+    added = ("total", "count")
+    total: Any = 0.0
+    count: int = 0
 
     def update(self, preds: Tensor, targets: Tensor) -> None:
         preds, targets = same_shape("MAE", preds, targets)
         self.total = self.total + (preds - targets).abs().sum()
         self.count += targets.numel()
 
-    def merge(self, other: MAE) -> None:
-        """Add what another one has counted, in another process."""
-        self.total, self.count = self.total + other.total, self.count + other.count
-
     def compute(self) -> Any:
         return self.total / self.count if self.count else math.nan
 
 
-class JointSpread:
+class JointSpread(Sums):
     """Sums over items of two quantities and their products, for `ExplainedVariance` and `PearsonCorr`."""
 
     higher_is_better = True
-
-    @suggest_arguments
-    def __init__(self):
-        self.reset()
-
-    def reset(self) -> None:
-        self.n_items = 0
-        self.first_shift: Any = 0.0  # the first item, as in `SquaredErrors`
-        self.second_shift: Any = 0.0
-        self.sums: Any = 0.0
+    added = ("n_items", "first_shift", "second_shift", "sums")
+    n_items: int = 0
+    first_shift: Any = 0.0  # the first item, as in `SquaredErrors`
+    second_shift: Any = 0.0
+    sums: Any = 0.0
 
     def add(self, first: Tensor, second: Tensor) -> None:
         """Add both quantities of a batch."""
