@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,47 +13,11 @@ from torch import Tensor
 AHEAD = 2  # batches on the device before the last one: one is computed, one waits
 
 
-class Event(Protocol):
-    """A mark in the queue of the device."""
-
-    def synchronize(self) -> None:
-        """Wait until the device has reached it."""
-        ...
-
-
-class Lane(Protocol):
-    """A stream to a device beside its computations: `CudaLane`, or an imitation in tests."""
-
-    def takes(self, tensor: Tensor) -> bool:
-        """Does this tensor use the lane?"""
-        ...
-
-    def is_pinned(self, tensor: Tensor) -> bool:
-        """Is it in memory that the device can read directly?"""
-        ...
-
-    def pin(self, tensor: Tensor) -> Tensor:
-        """A copy in such memory, complete when this returns."""
-        ...
-
-    def send(self, tensor: Tensor) -> Tensor:
-        """A tensor on the device, with a copy of the pinned tensor under way."""
-        ...
-
-    def hand_over(self, tensors: Sequence[Tensor]) -> None:
-        """Make computations wait for these tensors and own them; the host does not wait."""
-        ...
-
-    def reached(self) -> Event:
-        """A mark after all computations that were queued so far."""
-        ...
-
-
 @dataclass
 class Sent:
     """A batch that may still be copied."""
 
-    begin: Event  #: the mark of the computations when the copy started
+    begin: torch.cuda.Event  #: the mark of the computations when the copy started
     #: pinned tensors of the loader by address, kept so that nothing else gets their memory; and their
     #: versions
     sources: dict[int, tuple[Tensor, int]] = field(default_factory=dict)
@@ -68,7 +32,7 @@ class Prefetch:
     limit the number of batches on the device, the host waits if it is more than two batches ahead.
     """
 
-    def __init__(self, lane: Lane):
+    def __init__(self, lane: CudaLane):
         self.lane = lane
         self._sent: deque[Sent] = deque(maxlen=AHEAD)
 
@@ -126,40 +90,46 @@ TORN = (
 
 
 class CudaLane:
-    """A CUDA stream beside the current one."""
+    """A CUDA stream beside that of the computations."""
 
     def __init__(self, device: torch.device):
         self.device = device
         self.stream = torch.cuda.Stream(device)
 
     def takes(self, tensor: Tensor) -> bool:
+        """Does this tensor use the lane?"""
         plain = tensor.layout is torch.strided and not tensor.requires_grad and not tensor.is_quantized
         return type(tensor) is Tensor and tensor.device.type == "cpu" and plain
 
     def is_pinned(self, tensor: Tensor) -> bool:
+        """Is it in memory that the device can read directly?"""
         return tensor.is_pinned()
 
     def pin(self, tensor: Tensor) -> Tensor:
+        """A copy in such memory, complete when this returns."""
         # torch caches pinned memory and reuses it after the copies from it are done
         return torch.empty_like(tensor, pin_memory=True).copy_(tensor)
 
     def send(self, tensor: Tensor) -> Tensor:
+        """A tensor on the device, with a copy of the pinned tensor under way."""
         with torch.cuda.stream(self.stream):
             return tensor.to(self.device, non_blocking=True)
 
     def hand_over(self, tensors: Sequence[Tensor]) -> None:
+        """Make computations wait for these tensors and own them; the host does not wait."""
         compute = torch.cuda.current_stream(self.device)
         compute.wait_stream(self.stream)
         for tensor in tensors:  # otherwise the lane could reuse their memory while they are used
             tensor.record_stream(compute)
 
-    def reached(self) -> Event:
+    def reached(self) -> torch.cuda.Event:
+        """A mark after all computations that were queued so far."""
         event = torch.cuda.Event(blocking=True)
         event.record(torch.cuda.current_stream(self.device))
         return event
 
 
-def lane_to(device: torch.device) -> Lane | None:
+def lane_to(device: torch.device) -> CudaLane | None:
     """The lane to a device; None if the device has none."""
     return CudaLane(device) if device.type == "cuda" else None
 
