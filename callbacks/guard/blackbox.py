@@ -75,11 +75,7 @@ class BlackBox(Callback):
     def after_train(self, learn: LearnerProtocol) -> None:
         self._start = None
 
-    def before_validate(self, learn: LearnerProtocol) -> None:
-        self._start = None  # of a pass that was cancelled
-
-    def after_epoch(self, learn: LearnerProtocol) -> None:
-        self._start = None
+    before_validate = after_epoch = after_train  # a pass may have been cancelled
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         start, folder, error = self._start, self._folder, learn.error

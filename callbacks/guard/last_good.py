@@ -96,12 +96,8 @@ def tensors_of(learn: LearnerProtocol) -> dict[str, Tensor]:
 
 def is_like(one: Tensor, other: Tensor | None) -> bool:
     """Do they have the same shape, dtype and device?"""
-    return (
-        other is not None
-        and one.shape == other.shape
-        and one.device == other.device
-        and one.dtype == other.dtype
-    )
+    kind = one.shape, one.device, one.dtype
+    return other is not None and kind == (other.shape, other.device, other.dtype)
 
 
 class KeptBuffers:

@@ -126,15 +126,6 @@ class StopOnNaN(Callback):
             self._good.keep(learn, self._buffers.copies)
         self._pending.append((loss.detach(), learn.batch_idx, rate_of(learn)))
 
-    def after_train(self, learn: LearnerProtocol) -> None:
-        self._check_pending(learn)
-
-    def after_epoch(self, learn: LearnerProtocol) -> None:
-        self._check_pending(learn)  # of a pass that was cancelled
-
-    def after_fit(self, learn: LearnerProtocol) -> None:
-        self._check_pending(learn)
-
     def _check_pending(self, learn: LearnerProtocol) -> None:
         """Read the pending losses, and check that the weights are finite. Waits once."""
         if not self._pending:
@@ -154,6 +145,8 @@ class StopOnNaN(Callback):
                 f"epoch {learn.epoch}, though the losses of the last {len(pending)} are finite (last "
                 f"good loss {self._last_good:.6g}), so a gradient was not",
             )
+
+    after_train = after_epoch = after_fit = _check_pending  # a pass may have been cancelled
 
     def _has_more_bad(self, weights: dict[str, Tensor]) -> bool:
         """Are more weights bad than when they were copied? Those are intended, as in padding. Waits."""
@@ -216,15 +209,6 @@ class StopOnNaNGradient(Callback):
             cause = f"first in {', '.join(map(repr, bad[:3]))}" if bad else "in their norm, by overflow"
             raise FloatingPointError(f"{gradients_in_words(learn, learn.batch_idx)}, {cause}. {GRADIENT_FIX}")
 
-    def after_train(self, learn: LearnerProtocol) -> None:
-        self._check_pending(learn)
-
-    def after_epoch(self, learn: LearnerProtocol) -> None:
-        self._check_pending(learn)
-
-    def after_fit(self, learn: LearnerProtocol) -> None:
-        self._check_pending(learn)
-
     def _check_pending(self, learn: LearnerProtocol) -> None:
         """Read the pending norms. Waits once."""
         pending, self._pending = self._pending, []
@@ -235,6 +219,8 @@ class StopOnNaNGradient(Callback):
                     f"{gradients_in_words(learn, batch_idx)}. On a device this is found later: {done}. "
                     f"{GRADIENT_FIX}"
                 )
+
+    after_train = after_epoch = after_fit = _check_pending
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self._good.clear()

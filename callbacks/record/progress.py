@@ -84,22 +84,16 @@ class Progress(Callback):
         self._epoch_begun = time.monotonic()
 
     def before_train(self, learn: LearnerProtocol) -> None:
-        self._draw_if_due(learn)
+        if time.monotonic() >= self._next_draw:
+            self._draw(learn, 0)
 
-    def before_validate(self, learn: LearnerProtocol) -> None:
-        self._draw_if_due(learn)
+    before_validate = before_train
 
     def after_batch(self, learn: LearnerProtocol) -> None:
         if time.monotonic() >= self._next_draw:
             self._draw(learn, learn.batch_idx + 1)
 
     def after_train(self, learn: LearnerProtocol) -> None:
-        self._end_pass(learn)
-
-    def after_validate(self, learn: LearnerProtocol) -> None:
-        self._end_pass(learn)
-
-    def _end_pass(self, learn: LearnerProtocol) -> None:
         """Count the batches of the pass; from now on expect that many if the loader's `len` was wrong."""
         if learn.is_aside:
             return
@@ -110,6 +104,8 @@ class Progress(Callback):
         self._lengths[learn.pass_name] = n_done
         if self._bar is not None:
             self._bar.total = self._total(learn)
+
+    after_validate = after_train
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
         now = time.monotonic()
@@ -151,10 +147,6 @@ class Progress(Callback):
         self._notebook.show(self._table, None if best is None else best.epoch)
         if self.plot:
             self._notebook.draw(learn)
-
-    def _draw_if_due(self, learn: LearnerProtocol) -> None:
-        if time.monotonic() >= self._next_draw:
-            self._draw(learn, 0)
 
     def _draw(self, learn: LearnerProtocol, n_done: int) -> None:
         """Draw the bar after `n_done` batches of this pass."""

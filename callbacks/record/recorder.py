@@ -7,6 +7,7 @@ from typing import Any
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.warning import warn
+from callbacks.model.held import Held
 from callbacks.record.timer import Stopwatch
 
 
@@ -19,21 +20,13 @@ class Recorder(Callback):
     order = Order.REPORT
     on_every_rank = True
     state = ("seconds",)
+    seconds = Held[float]("_watch", "elapsed", "The seconds of the current epoch so far; 0 between epochs.")
 
     def __init__(self, *, name: str | None = None):
         super().__init__(name=name)
         self._watch = Stopwatch()
         self._kept: tuple[dict[str, Any], set[str]] | None = None  # results of an epoch, and their names
         self._has_warned = False
-
-    @property
-    def seconds(self) -> float:
-        """The seconds of the current epoch so far; 0 between epochs."""
-        return self._watch.elapsed
-
-    @seconds.setter
-    def seconds(self, seconds: float) -> None:
-        self._watch.elapsed = seconds
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._watch.start()  # an epoch may be cancelled before `before_epoch` of this callback

@@ -157,8 +157,7 @@ class ShortEpoch(Callback):
     def after_train(self, learn: LearnerProtocol) -> None:
         self._limit = None
 
-    def after_validate(self, learn: LearnerProtocol) -> None:
-        self._limit = None
+    after_validate = after_train
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self._is_fitting, self._limit = False, None

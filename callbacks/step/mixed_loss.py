@@ -112,14 +112,12 @@ class Mixer(Callback):
             self._loss.shift = self._suspended
         self._suspended = 0
 
-    def after_train(self, learn: LearnerProtocol) -> None:
-        self._restore_loss(learn)
+    def _restore_loss(self, learn: LearnerProtocol) -> None:
+        if self._loss is not None and learn.loss_func is self._loss:
+            learn.loss_func = self._before
+        self._loss = self._before = None
 
-    def after_epoch(self, learn: LearnerProtocol) -> None:
-        self._restore_loss(learn)  # a cancel may have ended the pass without `after_train`
-
-    def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self._restore_loss(learn)
+    after_train = after_epoch = cleanup_fit = _restore_loss  # a cancel may end the pass without `after_train`
 
     def _disarm(self) -> None:
         if self._loss is not None:
@@ -133,11 +131,6 @@ class Mixer(Callback):
         if learn.loss_func is not self._loss and learn.loss_func is not None:  # also if it was replaced
             self._before, self._loss = learn.loss_func, MixedLoss(learn.loss_func)
             learn.loss_func = self._loss
-
-    def _restore_loss(self, learn: LearnerProtocol) -> None:
-        if self._loss is not None and learn.loss_func is self._loss:
-            learn.loss_func = self._before
-        self._loss = self._before = None
 
 
 def check_alpha(owner: str, alpha: Any) -> float:

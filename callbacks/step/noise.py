@@ -78,6 +78,8 @@ class WeightNoise(Callback):
     def after_backward(self, learn: LearnerProtocol) -> None:
         self.take_off()
 
+    after_train = after_epoch = after_fit = after_backward  # a cancel may have ended the batch
+
     def before_validate(self, learn: LearnerProtocol) -> None:
         self._noisy = [(weight, weight.detach().clone(), value) for weight, value in self._kept]
         self.take_off()
@@ -89,15 +91,6 @@ class WeightNoise(Callback):
             for weight, noisy, _ in self._noisy:
                 weight.copy_(noisy)
         self._noisy = []
-
-    def after_train(self, learn: LearnerProtocol) -> None:
-        self.take_off()
-
-    def after_epoch(self, learn: LearnerProtocol) -> None:
-        self.take_off()
-
-    def after_fit(self, learn: LearnerProtocol) -> None:
-        self.take_off()
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self.take_off()

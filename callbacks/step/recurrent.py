@@ -62,8 +62,7 @@ class RNNReset(Callback):
     def after_epoch(self, learn: LearnerProtocol) -> None:
         self._is_training, self._hidden = False, []
 
-    def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self._is_training, self._hidden = False, []
+    cleanup_fit = after_epoch
 
 
 def resettable(model: nn.Module) -> list[nn.Module]:
@@ -141,7 +140,7 @@ class RNNRegularizer(Callback):
         self._layers(learn.model)
 
     def before_train(self, learn: LearnerProtocol) -> None:
-        self._forget()
+        self.cleanup_fit(learn)
         rnn, dropout = self._layers(learn.model)
         self._hooks = [Hooks(rnn, self._see)]
         if dropout is not None:
@@ -163,11 +162,12 @@ class RNNRegularizer(Callback):
         if self.beta and raw.shape[time] > 1:
             learn.loss_grad = learn.loss_grad + self.beta * raw.float().diff(dim=time).pow(2).mean()
 
-    def after_train(self, learn: LearnerProtocol) -> None:
-        self._forget()
-
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self._forget()
+        for hooks in self._hooks:
+            hooks.remove()
+        self._hooks, self._raw, self._dropped = [], None, None
+
+    after_train = cleanup_fit
 
     def _layers(self, model: nn.Module) -> tuple[nn.Module, nn.Module | None]:
         """The recurrent layer, and the dropout layer if one was named."""
@@ -194,11 +194,6 @@ class RNNRegularizer(Callback):
     def _see_dropped(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if module.training:
             self._dropped = output
-
-    def _forget(self) -> None:
-        for hooks in self._hooks:
-            hooks.remove()
-        self._hooks, self._raw, self._dropped = [], None, None
 
 
 def layer_of(model: nn.Module, argument: str, name: str) -> nn.Module:
