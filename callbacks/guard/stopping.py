@@ -8,7 +8,7 @@ from torch import Tensor
 
 from callbacks.core.contract import Callback, Direction, LearnerProtocol, Order
 from callbacks.core.output import print_line
-from callbacks.core.settings import is_number
+from callbacks.core.settings import check_number
 from callbacks.model.held import Held
 from callbacks.results.best import Best
 from callbacks.results.measured_weights import MeasuredWeights, copy_weights, put_weights
@@ -185,9 +185,8 @@ class EarlyStopping(Callback):
 
 def check_threshold(argument: str, value: float | None) -> float | None:
     """A finite number, or None for no threshold."""
-    if value is not None and not is_number(value):
-        raise ValueError(f"EarlyStopping({argument}={value!r}): write a finite number, or omit it.")
-    return value
+    form = "a finite number, or omit it"
+    return None if value is None else check_number("EarlyStopping", argument, value, lambda _: True, form)
 
 
 def epochs(number: int) -> str:

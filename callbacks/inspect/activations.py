@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.core.contract import Callback, LearnerProtocol
-from callbacks.core.settings import check_count, is_number
+from callbacks.core.settings import check_count, check_number
 from callbacks.core.warning import warn
 from callbacks.history.drawing import draw_histograms, draw_lines, new_axes, new_panels
 from callbacks.inspect.recording import Recording, stacked
@@ -237,6 +237,5 @@ def warn_of_nothing(layers: list[str]) -> None:
 def check_settings(n_bins: Any, highest: Any, near_zero: Any) -> None:
     """Refuse invalid settings."""
     check_count("ActivationStats", "n_bins", n_bins, 2)
-    for key, value, least in (("highest", highest, "above 0"), ("near_zero", near_zero, "0 or more")):
-        if not is_number(value) or value < 0 or (value == 0 and key == "highest"):
-            raise ValueError(f"ActivationStats({key}={value!r}): write a number, {least}.")
+    check_number("ActivationStats", "highest", highest, lambda x: x > 0, "a number, above 0")
+    check_number("ActivationStats", "near_zero", near_zero, lambda x: x >= 0, "a number, 0 or more")

@@ -11,7 +11,7 @@ from fastcore.meta import delegates
 from torch import Tensor, nn
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
-from callbacks.core.settings import check_count, is_number
+from callbacks.core.settings import check_count, check_number
 from callbacks.inspect.planes import Plane, Surface, plane_of_items, principal_plane, random_plane
 from callbacks.inspect.recording import ParameterRecorder
 from callbacks.model.named import find_parameters
@@ -107,8 +107,7 @@ class LossSurface(ParameterRecorder):
         """
         self._recording.check()
         check_count("LossSurface", "n", n, 2)
-        if not is_number(margin) or margin < 0:
-            raise ValueError(f"LossSurface(margin={margin!r}): write a share, 0 or more.")
+        check_number("LossSurface", "margin", margin, lambda x: x >= 0, "a share, 0 or more")
         plane, parameters = self._plane(learn, along, seed), self._parameters(learn)
         x, y = plane.grid(n, margin)
         walk = Walk(parameters, plane.points(x, y, parameters[0].device))

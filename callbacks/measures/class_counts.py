@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from callbacks.core.missing_names import suggest_arguments
+from callbacks.core.settings import check_choice
 from callbacks.measures.classification import OfClasses, known_classes
 
 AVERAGES = ("binary", "macro", "micro", None)
@@ -28,11 +29,7 @@ class ClassCounts(OfClasses):
         *,
         ignore_index: int | None = None,
     ):
-        if average not in AVERAGES:
-            raise ValueError(
-                f"{type(self).__name__}(average={average!r}): write 'binary', 'macro', 'micro' or None."
-            )
-        self.average = average
+        self.average = check_choice(type(self).__name__, "average", average, AVERAGES)
         super().__init__(ignore_index)
 
     def update(self, preds: Tensor, targets: Tensor) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from callbacks.core.settings import check_choice
 from callbacks.place.device import tensors_in
 
 See = Callable[[nn.Module, tuple[Any, ...], Any], Any]
@@ -102,5 +103,4 @@ def check(modules: list[Any], function: Any, of: Any) -> None:
             raise TypeError(f"Hooks: {module!r} is not a module: pass modules, such as model.layers.")
     if not callable(function):
         raise TypeError(f"Hooks(function={function!r}): pass a function of (module, inputs, output).")
-    if of not in ("forward", "backward"):
-        raise ValueError(f"Hooks(of={of!r}): pass 'forward' or 'backward'.")
+    check_choice("Hooks", "of", of, ("forward", "backward"))

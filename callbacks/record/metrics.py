@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.ranks import Ranks
+from callbacks.core.settings import check_choice
 from callbacks.core.warning import warn
 from callbacks.measures.as_metrics import named_metrics
 from callbacks.measures.loss_trial import LossTrial
@@ -58,8 +59,7 @@ class Metrics(Callback):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        if on not in ("valid", "train", "both"):
-            raise ValueError(f"Metrics(on={on!r}): pass 'valid', 'train' or 'both'.")
+        check_choice("Metrics", "on", on, ("valid", "train", "both"))
         self.metrics, self.on, self.weight = metrics, on, weight
         by_name = named_metrics(metrics)
         self._results: dict[str, Any] = {}  # of the current validation

@@ -6,7 +6,7 @@ import math
 from difflib import get_close_matches
 
 from callbacks.core.contract import Direction, LearnerProtocol
-from callbacks.core.settings import is_number
+from callbacks.core.settings import check_number
 from callbacks.core.warning import warn
 
 
@@ -34,8 +34,7 @@ class Best:
             raise ValueError(
                 f"{owner}(mode={mode!r}): write 'min', 'max', or None for the metric's own direction."
             )
-        if not is_number(min_delta) or min_delta < 0:
-            raise ValueError(f"{owner}(min_delta={min_delta!r}): write a finite number of at least 0.")
+        check_number(owner, "min_delta", min_delta, lambda x: x >= 0, "a finite number of at least 0")
         self.monitor, self.owner, self.min_delta = monitor, owner, min_delta
         self.mode: Direction | None = mode
         self.direction: Direction | None = mode

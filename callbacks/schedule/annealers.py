@@ -17,6 +17,8 @@ from functools import partial
 from itertools import accumulate
 from typing import Literal
 
+from callbacks.core.settings import check_choice
+
 __all__ = [
     "combine",
     "constant",
@@ -164,8 +166,7 @@ def one_cycle(
         anneal: along half a cosine, or linearly, as torch's `anneal_strategy`.
     """
     share = checked_share("one_cycle", "pct_start", pct_start)
-    if anneal not in ("cos", "linear"):
-        raise ValueError(f"one_cycle(anneal={anneal!r}): write 'cos' or 'linear'.")
+    check_choice("one_cycle", "anneal", anneal, ("cos", "linear"))
     way = cos if anneal == "cos" else lin
     whole = combine((share, 1 - share), (way(start, peak), way(peak, end)))
     return named("one_cycle", whole, start, peak, end, share, *(() if anneal == "cos" else (anneal,)))

@@ -10,6 +10,7 @@ import torch
 
 from callbacks.core.contract import Callback, CancelTrain, CancelValidate, LearnerProtocol, Order
 from callbacks.core.every import SECONDS, Every, parse_interval
+from callbacks.core.settings import check_choice
 from callbacks.core.when import window_of
 from callbacks.place.device import map_tensors
 
@@ -133,9 +134,7 @@ class ShortEpoch(Callback):
                 f"ShortEpoch({size!r}): write a share between 0 and 1, such as 0.1, or a whole number of "
                 "batches, as 1. For whole epochs leave ShortEpoch out."
             )
-        if on not in ("train", "valid", "both"):
-            raise ValueError(f"ShortEpoch(on={on!r}): write 'train', 'valid' or 'both'.")
-        self.size, self.on = size, on
+        self.size, self.on = size, check_choice("ShortEpoch", "on", on, ("train", "valid", "both"))
         self._is_fitting = False
         self._limit: int | None = None  # of this pass
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from callbacks.core.contract import Callback, Direction, LearnerProtocol, Order
-from callbacks.core.settings import check_count, is_number
+from callbacks.core.settings import check_count, check_number
 from callbacks.model.held import Held
 from callbacks.optim.hyperparameters import Kept, check_alone, get, put
 from callbacks.results.best import Best
@@ -64,8 +64,7 @@ class ReduceLROnPlateau(Callback):
             )
         self.patience = check_count("ReduceLROnPlateau", "patience", patience, 0)
         self.cooldown = check_count("ReduceLROnPlateau", "cooldown", cooldown, 0)
-        if not is_number(min_lr) or min_lr < 0:
-            raise ValueError(f"ReduceLROnPlateau(min_lr={min_lr!r}): write a finite rate of at least 0.")
+        check_number("ReduceLROnPlateau", "min_lr", min_lr, lambda x: x >= 0, "a finite rate of at least 0")
         self._best = Best(monitor, owner="ReduceLROnPlateau", mode=mode, min_delta=min_delta)
         self.monitor, self.factor, self.min_lr = monitor, factor, min_lr
         self.wait = self.rest = self.n_reduced = 0

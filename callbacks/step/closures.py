@@ -12,7 +12,7 @@ from callbacks.core import draws
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.modules import trained_parameters
 from callbacks.core.registry import describe
-from callbacks.core.settings import is_number
+from callbacks.core.settings import check_number
 from callbacks.core.when import window_of
 from callbacks.model.norms import total_norm
 from callbacks.step.accumulation import check_step
@@ -92,9 +92,8 @@ class SAM(ComputesAgain):
 
     def __init__(self, rho: float = 0.05, *, adaptive: bool = False, name: str | None = None):
         super().__init__(name=name)
-        if not is_number(rho) or rho <= 0:
-            raise ValueError(f"SAM(rho={rho!r}): write a number above 0, such as 0.05.")
-        self.rho, self.adaptive = rho, adaptive
+        self.rho = check_number("SAM", "rho", rho, lambda x: x > 0, "a number above 0, such as 0.05")
+        self.adaptive = adaptive
 
     def step(self, learn: LearnerProtocol) -> None:
         with torch.no_grad():

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
-from callbacks.core.settings import is_number
+from callbacks.core.settings import check_choice, check_number
 from callbacks.model.held import Held
 from callbacks.step.averages import Averages, check_alone, named_weights, put_weights, take_off_noise
 
@@ -175,11 +175,8 @@ class EMA(Callback):
 
 def check_settings(decay: Any, warmup: Any, buffers: Any, at_end: Any) -> None:
     """Refuse invalid settings."""
-    if not is_number(decay) or not 0 <= decay < 1:
-        raise ValueError(f"EMA(decay={decay!r}): write a number from 0 to below 1, such as 0.999.")
+    check_number("EMA", "decay", decay, lambda x: 0 <= x < 1, "a number from 0 to below 1, such as 0.999")
     if not isinstance(warmup, bool):
         raise ValueError(f"EMA(warmup={warmup!r}): write True or False.")
-    if buffers not in ("copy", "average"):
-        raise ValueError(f"EMA(buffers={buffers!r}): write 'copy' or 'average'.")
-    if at_end not in ("averages", "weights"):
-        raise ValueError(f"EMA(at_end={at_end!r}): write 'averages' or 'weights'.")
+    check_choice("EMA", "buffers", buffers, ("copy", "average"))
+    check_choice("EMA", "at_end", at_end, ("averages", "weights"))

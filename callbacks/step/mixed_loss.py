@@ -11,7 +11,7 @@ from torch import Tensor
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.draws import OwnDraws, PythonState
 from callbacks.core.registry import describe
-from callbacks.core.settings import is_number
+from callbacks.core.settings import check_number
 from callbacks.core.when import window_of
 from callbacks.model.held import Held
 
@@ -135,16 +135,13 @@ class Mixer(Callback):
 
 def check_alpha(owner: str, alpha: Any) -> float:
     """A number above 0."""
-    if not is_number(alpha) or alpha <= 0:
-        raise ValueError(f"{owner}(alpha={alpha!r}): write a number above 0, such as 0.4.")
-    return alpha
+    return check_number(owner, "alpha", alpha, lambda x: x > 0, "a number above 0, such as 0.4")
 
 
 def check_share(owner: str, argument: str, share: Any) -> float:
     """A number above 0 and at most 1."""
-    if not is_number(share) or not 0 < share <= 1:
-        raise ValueError(f"{owner}({argument}={share!r}): write a number above 0, of at most 1, such as 0.5.")
-    return share
+    form = "a number above 0, of at most 1, such as 0.5"
+    return check_number(owner, argument, share, lambda x: 0 < x <= 1, form)
 
 
 def map_inputs(owner: str, learn: LearnerProtocol, function: Callable[[Tensor], Tensor]) -> Any:

@@ -12,7 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.registry import run_forward
-from callbacks.core.settings import check_count
+from callbacks.core.settings import check_choice, check_count
 
 
 class BatchNormFreeze(Callback):
@@ -34,9 +34,7 @@ class BatchNormFreeze(Callback):
 
     def __init__(self, layers: Literal["frozen", "all"] = "frozen", *, name: str | None = None):
         super().__init__(name=name)
-        if layers not in ("frozen", "all"):
-            raise ValueError(f"BatchNormFreeze({layers!r}): write 'frozen' or 'all'.")
-        self.layers = layers
+        self.layers = check_choice("BatchNormFreeze", "layers", layers, ("frozen", "all"))
         self._held: list[nn.Module] = []
         self._has_looked = False  # still False if this was added in the middle of a pass
 

@@ -9,7 +9,7 @@ from torch.nn.parameter import is_lazy
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.draws import OwnDraws, PythonState
 from callbacks.core.registry import describe
-from callbacks.core.settings import is_number
+from callbacks.core.settings import check_number
 from callbacks.core.when import window_of
 from callbacks.model.held import Held
 
@@ -40,9 +40,7 @@ class WeightNoise(Callback):
 
     def __init__(self, std: float = 0.01, *, seed: int | None = None, name: str | None = None):
         super().__init__(name=name)
-        if not is_number(std) or std <= 0:
-            raise ValueError(f"WeightNoise(std={std!r}): write a number above 0, such as 0.01.")
-        self.std = std
+        self.std = check_number("WeightNoise", "std", std, lambda x: x > 0, "a number above 0, such as 0.01")
         self._draws = OwnDraws("WeightNoise", seed)
         self._kept: list[tuple[nn.Parameter, Tensor]] = []  # noisy weights, each with its clean copy
         # during a validation in the middle of a batch: weights, with noise and without
@@ -162,9 +160,7 @@ class StochasticDepth(nn.Module):
 
     def __init__(self, p: float):
         super().__init__()
-        if not is_number(p) or not 0 <= p <= 1:
-            raise ValueError(f"StochasticDepth({p!r}): write a probability from 0 to 1.")
-        self.p = p
+        self.p = check_number("StochasticDepth", "p", p, lambda x: 0 <= x <= 1, "a probability from 0 to 1")
 
     @staticmethod
     def rates(n: int, last: float = 0.5) -> list[float]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from callbacks.core.contract import Callback, CancelStep, Direction, LearnerProtocol, Order
 from callbacks.core.modules import trained_parameters
+from callbacks.core.settings import check_choice
 from callbacks.core.warning import warn
 from callbacks.model.finite import is_finite
 from callbacks.place.device import map_tensors
@@ -70,8 +71,7 @@ class MixedPrecision(Callback):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        if precision not in DTYPES:
-            raise ValueError(f"MixedPrecision({precision!r}): write 'bf16' or 'fp16'.")
+        check_choice("MixedPrecision", "precision", precision, (*DTYPES,))
         if not init_scale > 0 or growth_interval < 1:
             raise ValueError(
                 f"MixedPrecision(init_scale={init_scale!r}, growth_interval={growth_interval!r}): write "

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
-from callbacks.core.settings import is_number
+from callbacks.core.settings import check_number
 from callbacks.place.device import map_tensors, tensors_in
 from callbacks.place.hooks import Hooks
 
@@ -129,8 +129,7 @@ class RNNRegularizer(Callback):
     ):
         super().__init__(name=name)
         for argument, value in (("alpha", alpha), ("beta", beta)):
-            if not is_number(value) or value < 0:
-                raise ValueError(f"RNNRegularizer({argument}={value!r}): write a number of at least 0.")
+            check_number("RNNRegularizer", argument, value, lambda x: x >= 0, "a number of at least 0")
         self.alpha, self.beta, self.rnn, self.dropout = alpha, beta, rnn, dropout
         self._hooks: list[Hooks] = []
         self._raw: tuple[Tensor, int] | None = None  # the layer's output, and its time dimension

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.registry import describe
-from callbacks.core.settings import check_count, is_number
+from callbacks.core.settings import check_choice, check_count, is_number
 from callbacks.core.warning import warn
 from callbacks.model.held import Held
 from callbacks.model.named import named_tensors
@@ -192,8 +192,7 @@ def check_settings(start: Any, lr: Any, anneal_epochs: Any, anneal: Any) -> None
     if lr is not None and (not is_number(lr) or lr <= 0):
         raise ValueError(f"SWA(lr={lr!r}): write a rate above 0, or None to leave the rates unchanged.")
     check_count("SWA", "anneal_epochs", anneal_epochs, 0)
-    if anneal not in ("cos", "linear"):
-        raise ValueError(f"SWA(anneal={anneal!r}): write 'cos' or 'linear'.")
+    check_choice("SWA", "anneal", anneal, ("cos", "linear"))
     if anneal_epochs and lr is None:
         raise ValueError(f"SWA(anneal_epochs={anneal_epochs}): to which rate? Give lr too, as in lr=0.01.")
 
