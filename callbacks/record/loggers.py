@@ -36,10 +36,8 @@ class CSVLogger(Callback):
 
     def __init__(self, path: str | Path, *, append: bool = False, name: str | None = None):
         super().__init__(name=name)
-        self.path, self.append = (
-            as_path("CSVLogger", "path", path, "the name of a file, such as 'log.csv'"),
-            append,
-        )
+        self.path = as_path("CSVLogger", "path", path, "the name of a file, such as 'log.csv'")
+        self.append = append
         self._path: Path | None = None  # the file that this callback has started
         self._names: list[str] = []
         self._output = Output("CSVLogger")

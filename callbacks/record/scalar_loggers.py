@@ -20,39 +20,48 @@ from callbacks.record.tracked import files_of, settings_of
 Write = Callable[[dict[str, float], int], Any]
 
 
-class Numbers:
-    """What to log and when; each logging callback holds one.
+class NumberLogger(Callback):
+    """A callback that logs numbers at an interval; subclasses open the output and write to it.
 
     Args:
         every: as for `Every`. The numbers of an epoch are logged at its end. With another unit, the loss and
             rates of a step are logged too; reading the loss waits for the device.
     """
 
-    def __init__(self, every: str | Every):
-        self.every = Every(every)
+    order = Order.REPORT
 
-    def start(self, learn: LearnerProtocol) -> None:
-        """Start counting; call this in `before_fit`."""
-        self.every.start(learn)
+    def __init__(self, every: str | Every, *, name: str | None = None):
+        super().__init__(name=name)
+        self._every, self._output = Every(every), Output(type(self).__name__)
 
-    def after_batch(self, learn: LearnerProtocol) -> dict[str, float] | None:
-        """The numbers of the step, if they are due."""
-        if not self.every.after_batch(learn):
-            return None
-        groups = enumerate(learn.optimizer.param_groups)
-        rates = {f"lr_{n}" if n else "lr": group.get("lr") for n, group in groups}
-        found = {"loss": float(learn.loss), **rates}  # an intended wait, at the interval
-        return {name: float(value) for name, value in found.items() if value is not None}
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        self._every.start(learn)
 
-    def after_epoch(self, learn: LearnerProtocol) -> dict[str, float] | None:
-        """The numbers of the epoch, if they are due; other results are left out."""
-        if self.every.unit == "epoch" and not self.every.after_epoch(learn):
-            return None
-        numbers = {name: value for name, value in learn.results.items() if isinstance(value, (int, float))}
-        return {"epoch": learn.epoch, **numbers}
+    def after_batch(self, learn: LearnerProtocol) -> None:
+        if self._every.after_batch(learn):
+            groups = enumerate(learn.optimizer.param_groups)
+            rates = {f"lr_{n}" if n else "lr": group.get("lr") for n, group in groups}
+            found = {"loss": float(learn.loss), **rates}  # an intended wait, at the interval
+            self._add({name: float(value) for name, value in found.items() if value is not None}, learn)
+
+    def after_epoch(self, learn: LearnerProtocol) -> None:
+        if self._every.unit != "epoch" or self._every.after_epoch(learn):
+            numbers = {
+                name: value for name, value in learn.results.items() if isinstance(value, (int, float))
+            }
+            self._add({"epoch": learn.epoch, **numbers}, learn)
+
+    def _add(self, values: dict[str, float], learn: LearnerProtocol) -> None:
+        if not self._output.has_failed:
+            with self._output:
+                self._write(values, learn)
+
+    def _write(self, values: dict[str, float], learn: LearnerProtocol) -> None:
+        """Write the numbers of a step or an epoch."""
+        raise NotImplementedError
 
 
-class ScalarLogger(Callback):
+class ScalarLogger(NumberLogger):
     """Pass numbers to any function of `(values, step)`, and so to any logger.
 
         ScalarLogger(lambda values, step: wandb.log(values, step=step))
@@ -83,8 +92,6 @@ class ScalarLogger(Callback):
         ValueError: `every` is not an interval.
     """
 
-    order = Order.REPORT
-
     def __init__(
         self,
         write: Write,
@@ -94,27 +101,20 @@ class ScalarLogger(Callback):
         file: Callable[[str], Any] | None = None,
         name: str | None = None,
     ):
-        super().__init__(name=name)
+        super().__init__(every, name=name)
         if not callable(write):
             raise TypeError(f"ScalarLogger({write!r}): pass a function of (values, step), such as print.")
         for argument, given in (("settings", settings), ("file", file)):
             if given is not None and not callable(given):
                 raise TypeError(f"ScalarLogger({argument}={given!r}): pass a function, or leave it out.")
         self.write, self.settings, self.file = write, settings, file
-        self._numbers, self._output = Numbers(every), Output("ScalarLogger")
 
     def before_fit(self, learn: LearnerProtocol) -> None:
-        self._numbers.start(learn)
+        super().before_fit(learn)
         self._output = Output(f"ScalarLogger({getattr(self.write, '__name__', type(self.write).__name__)})")
         if self.settings is not None:
             with self._output:
                 self.settings(settings_of(learn))
-
-    def after_batch(self, learn: LearnerProtocol) -> None:
-        self._add(self._numbers.after_batch(learn), learn)
-
-    def after_epoch(self, learn: LearnerProtocol) -> None:
-        self._add(self._numbers.after_epoch(learn), learn)
 
     def after_fit(self, learn: LearnerProtocol) -> None:
         if self.file is None or self._output.has_failed:
@@ -124,13 +124,11 @@ class ScalarLogger(Callback):
             for path in (*history, *files_of(learn)):
                 self.file(str(path))
 
-    def _add(self, values: dict[str, float] | None, learn: LearnerProtocol) -> None:
-        if values is not None and not self._output.has_failed:
-            with self._output:
-                self.write(values, learn.global_step)
+    def _write(self, values: dict[str, float], learn: LearnerProtocol) -> None:
+        self.write(values, learn.global_step)
 
 
-class JSONLines(Callback):
+class JSONLines(NumberLogger):
     """Write a line of JSON at each interval: `{"step": 40, "epoch": 0, "train_loss": 0.31, ...}`.
 
     A line is on disk when the next batch starts. Numbers that are not finite are `null`, because JSON has no
@@ -147,8 +145,6 @@ class JSONLines(Callback):
         OSError: before the first epoch, the file cannot be written.
     """
 
-    order = Order.REPORT
-
     def __init__(
         self,
         path: str | Path,
@@ -157,10 +153,9 @@ class JSONLines(Callback):
         append: bool = False,
         name: str | None = None,
     ):
-        super().__init__(name=name)
+        super().__init__(every, name=name)
         self.path = as_path("JSONLines", "path", path, "the name of a file, such as 'log.jsonl'")
-        self.append, self._numbers = append, Numbers(every)
-        self._output = Output("JSONLines")
+        self.append = append
         self._path: Path | None = None  # the file that this callback has started
 
     def before_fit(self, learn: LearnerProtocol) -> None:
@@ -177,24 +172,17 @@ class JSONLines(Callback):
             if learn.resumed:
                 drop_lines_after(path, learn.global_step)
         self._path = path
-        self._numbers.start(learn)
+        super().before_fit(learn)
 
-    def after_batch(self, learn: LearnerProtocol) -> None:
-        self._add(self._numbers.after_batch(learn), learn)
-
-    def after_epoch(self, learn: LearnerProtocol) -> None:
-        self._add(self._numbers.after_epoch(learn), learn)
-
-    def _add(self, values: dict[str, float] | None, learn: LearnerProtocol) -> None:
-        if values is None or self._path is None or self._output.has_failed:
-            return
+    def _write(self, values: dict[str, float], learn: LearnerProtocol) -> None:
+        assert self._path is not None
         shown = {name: value if math.isfinite(value) else None for name, value in values.items()}
         line = json.dumps({"step": learn.global_step, "epoch": learn.epoch, **shown}, allow_nan=False)
-        with self._output, self._path.open("a", encoding="utf-8") as file:
+        with self._path.open("a", encoding="utf-8") as file:
             file.write(f"{line}\n")
 
 
-class TensorBoard(Callback):
+class TensorBoard(NumberLogger):
     """Write numbers to TensorBoard event files; `tensorboard --logdir FOLDER` shows them.
 
     When a run resumes, the points logged for the steps that it repeats are hidden.
@@ -207,15 +195,11 @@ class TensorBoard(Callback):
         ImportError: the package `tensorboard` is missing.
     """
 
-    order = Order.REPORT
-
     def __init__(self, folder: str | Path, every: str | Every = "1 epoch", *, name: str | None = None):
-        super().__init__(name=name)
+        super().__init__(every, name=name)
         import_extra("tensorboard", "TensorBoard")
         self.folder = as_path("TensorBoard", "folder", folder, "the name of a folder, such as 'runs'")
-        self._numbers = Numbers(every)
         self._writer: Any = None
-        self._output = Output("TensorBoard")
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
@@ -225,13 +209,7 @@ class TensorBoard(Callback):
         self._output = Output(f"TensorBoard(folder={str(self.folder)!r})")
         with self._output if learn.resumed else nullcontext():
             self._writer = SummaryWriter(str(self.folder.absolute()), purge_step=purged)
-        self._numbers.start(learn)
-
-    def after_batch(self, learn: LearnerProtocol) -> None:
-        self._add(self._numbers.after_batch(learn), learn.global_step)
-
-    def after_epoch(self, learn: LearnerProtocol) -> None:
-        self._add(self._numbers.after_epoch(learn), learn.global_step)
+        super().before_fit(learn)
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         writer, self._writer = self._writer, None
@@ -239,12 +217,9 @@ class TensorBoard(Callback):
             with self._output:
                 writer.close()
 
-    def _add(self, values: dict[str, float] | None, step: int) -> None:
-        if values is None or self._writer is None or self._output.has_failed:
-            return
-        with self._output:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
+    def _write(self, values: dict[str, float], learn: LearnerProtocol) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, learn.global_step)
 
 
 def drop_lines_after(path: Path, step: int) -> None:
