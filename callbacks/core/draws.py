@@ -97,17 +97,6 @@ def numpy_memory() -> bytes | None:
     return ctypes.string_at(generator.ctypes.state_address, 625 * 4)
 
 
-def read_numpy() -> Any:
-    """NumPy's state; None if it is not in use."""
-    return TAKERS["numpy"]() if is_in_use("numpy") else None
-
-
-def restore_numpy(state: Any) -> None:
-    """Restore the state that `read_numpy` returned."""
-    if state is not None:
-        PUTTERS["numpy"](state)
-
-
 def python_memory() -> tuple[bytes, float | None] | None:
     """The memory of Python's generator, and the normal number that it keeps; None if it is not CPython's."""
     source: Any = random.getstate.__self__  # type: ignore[attr-defined]
@@ -207,4 +196,9 @@ PUTTERS: dict[str, Callable[[Any], Any]] = {
     "numpy": lambda state: sys.modules["numpy"].random.set_state(state),
 }
 _python = SeenDraws(random.getstate, random.setstate, python_memory)
-_numpy = SeenDraws(read_numpy, restore_numpy, numpy_memory, lambda state: bool(state[3]))
+_numpy = SeenDraws(
+    lambda: take(["numpy"]).get("numpy"),  # None if it is not in use
+    lambda state: None if state is None else PUTTERS["numpy"](state),
+    numpy_memory,
+    lambda state: bool(state[3]),
+)

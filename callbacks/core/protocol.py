@@ -31,7 +31,6 @@ class CallbackList(Protocol):
 
     def __getattr__(self, name: str) -> Any:
         """The callback of that name."""
-        ...
 
     def __getitem__(self, key: type[T], /) -> T:
         """The one callback of that class."""
@@ -106,16 +105,13 @@ class LearnerProtocol(Protocol):
     @property
     def loss(self) -> Any:
         """The detached value of the loss function, for reporting; to change training, assign `loss_grad`."""
-        ...
 
     @property
     def loss_value(self) -> Any:
         """`loss` as a number if reading it does not wait for a device (on a CPU), otherwise the tensor."""
-        ...
 
     def report_loss(self, loss: Any) -> None:
         """Report another loss for this batch, such as that of all processes."""
-        ...
 
     @property
     def pass_name(self) -> str:
@@ -144,11 +140,9 @@ class LearnerProtocol(Protocol):
 
     def stop(self, reason: str, *, alike: bool = False) -> None:
         """End the fit after the current batch or epoch; the enclosing spans fire their `after_` events."""
-        ...
 
     def update(self) -> None:
         """Update the weights with the current gradients, with all events of a step."""
-        ...
 
     def again(self) -> Tensor:
         """Compute the gradients of this batch again, with the current weights; returns the loss."""
@@ -156,11 +150,9 @@ class LearnerProtocol(Protocol):
 
     def add_callbacks(self, *callbacks: Any) -> None:
         """Add callbacks, instances or classes; during a fit, their `before_fit` is called at once."""
-        ...
 
     def remove_callbacks(self, *callbacks: Any) -> None:
         """Remove callbacks, by instance, class or name; in a fit, their `cleanup_fit` is called at once."""
-        ...
 
     def snapshot(self) -> dict[str, Any]:
         """Copy weights, buffers, optimizer, state of the callbacks, random state, counters and history."""
@@ -168,7 +160,6 @@ class LearnerProtocol(Protocol):
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Restore a snapshot; it stays usable."""
-        ...
 
     def save(
         self,

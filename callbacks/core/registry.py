@@ -237,17 +237,12 @@ def check_distinct(callbacks: list[Callback]) -> None:
                 f"two callbacks are called {name!r}: {other!r} and {callback!r}. Leave one out, or give one "
                 f"another name, as in name='my_{name}'."
             )
-        if name in TAKEN or not is_word(name):
+        if name in TAKEN or not name.isidentifier() or iskeyword(name):
             warn(
                 f"a callback called {name!r} cannot be reached as learn.callbacks.{name}: give it another "
                 "name, as in name='my_callback'."
             )
         seen[name] = callback
-
-
-def is_word(name: str) -> bool:
-    """Can it follow a dot?"""
-    return name.isidentifier() and not iskeyword(name)
 
 
 def check_needs(callbacks: Sequence[Callback]) -> None:

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from callbacks.core.modules import declared, modules_beside
 from callbacks.core.protocol import LearnerProtocol
 from callbacks.distributed.in_order import InOrder, sum_in_order
+from callbacks.optim.shares import parameters_of
 from callbacks.place.device import tensors_in
 from callbacks.step.accumulation import scaled
 
@@ -194,16 +195,16 @@ class OtherOptimizers:
     """
 
     def __init__(self, learn: LearnerProtocol, average: Callable[[list[Tensor]], None], n_divided: int):
-        own = {id(each) for each in (*learn.model.parameters(), *parameters_in(learn.optimizer))}
+        own = {id(each) for each in (*learn.model.parameters(), *parameters_of(learn.optimizer))}
         optimizers = [each for _, each in declared(learn) if isinstance(each, torch.optim.Optimizer)]
-        self._trained = {id(each) for one in optimizers for each in parameters_in(one)} - own
+        self._trained = {id(each) for one in optimizers for each in parameters_of(one)} - own
         self._handles = []
         for module in modules_beside(learn).values():
             for each in (*module.parameters(), *module.buffers()) if self.train(module) else ():
                 dist.broadcast(each.detach(), src=0)
 
         def before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-            found = [each.grad for each in parameters_in(optimizer) if id(each) in self._trained]
+            found = [each.grad for each in parameters_of(optimizer) if id(each) in self._trained]
             grads = [each for each in found if each is not None]
             here, everywhere = learn.ranks.n_here, learn.ranks.n_everywhere
             share = here / everywhere if everywhere and here is not None else 1 / learn.ranks.size
@@ -222,11 +223,6 @@ class OtherOptimizers:
         """Average no more."""
         for each in self._handles:
             each.remove()
-
-
-def parameters_in(optimizer: Any) -> list[Tensor]:
-    """The parameters that an optimizer holds."""
-    return [each for group in optimizer.param_groups for each in group["params"]]
 
 
 def is_trained(module: nn.Module) -> bool:

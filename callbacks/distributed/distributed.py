@@ -95,12 +95,7 @@ class Distributed(Callback):
         **settings: Any,
     ):
         super().__init__(name=name)
-        sharding: dict[str, Any] = {
-            "mesh": mesh,
-            "precision": precision,
-            "offload": offload,
-            "layers": layers,
-        }
+        sharding: Any = {"mesh": mesh, "precision": precision, "offload": offload, "layers": layers}
         check_kind(kind, sharding, in_order)
         check_settings(kind, settings)
         flags = {"sharded": sharded, "in_order": in_order, "offload": offload}

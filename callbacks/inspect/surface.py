@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from fastcore.meta import delegates
 from torch import Tensor, nn
@@ -177,15 +178,13 @@ def offset(item: str, shape: torch.Size, index: tuple[int, ...]) -> int:
     """The position of an index among the flattened items."""
     if shape.numel() == 1 and not index:
         return 0
-    if len(index) != len(shape) or any(k >= size for k, size in zip(index, shape, strict=True)):
+    try:
+        return int(np.ravel_multi_index(index, tuple(shape)))
+    except ValueError:
         raise ValueError(
             f"LossSurface(along={item!r}): that parameter has the shape {tuple(shape)}: write an index for "
             "each dimension, from 0, such as 'weight[2, 1]'."
-        )
-    position = 0
-    for k, size in zip(index, shape, strict=True):
-        position = position * size + k
-    return position
+        ) from None
 
 
 class Walk(Callback):

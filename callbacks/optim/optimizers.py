@@ -245,23 +245,23 @@ def check_kinds(optimizer: Optimizers, state: Any) -> None:
 
 def takes_closure(optimizer: Any) -> bool:
     """Can its `step` be called with a closure?"""
-    try:
-        inspect.signature(optimizer.step).bind(None)
-    except (TypeError, ValueError):
-        return False
-    return True
+    return bool(can_call(optimizer.step, None))
 
 
 def needs_closure(optimizer: Any) -> bool:
     """Must the `step` of it, or of a member, be called with an argument, as that of `torch.optim.LBFGS`?"""
-    for member in members_of(optimizer):
-        try:
-            inspect.signature(member.step).bind()
-        except TypeError:
-            return True
-        except ValueError:  # a builtin without a signature
-            continue
-    return False
+    return any(can_call(member.step) is False for member in members_of(optimizer))
+
+
+def can_call(function: Callable[..., Any], *arguments: Any) -> bool | None:
+    """Can it be called with these arguments? None for a builtin without a signature."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    except ValueError:
+        return None
+    return True
 
 
 def has_modes(optimizer: Any) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.modules import loss_tensors
 from callbacks.core.warning import warn
+from callbacks.optim.shares import parameters_of
 from callbacks.place.device import map_tensors, tensors_of
 
 #: Modes of `torch.compile` that record CUDA graphs.
@@ -170,9 +171,8 @@ class GraphMemory:
     def begin_step(self, learn: LearnerProtocol) -> None:
         """Copy gradients that wait for an update, and mark the start of a step for torch."""
         if learn.n_waiting and not self._is_empty:
-            for group in learn.optimizer.param_groups:
-                for each in group["params"]:
-                    each.grad = None if each.grad is None else each.grad.clone()
+            for each in parameters_of(learn.optimizer):
+                each.grad = None if each.grad is None else each.grad.clone()
         self._is_empty = bool(learn.n_waiting)  # later batches are added to them in place
         torch.compiler.cudagraph_mark_step_begin()
 

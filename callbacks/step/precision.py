@@ -14,6 +14,7 @@ from callbacks.core.modules import trained_parameters
 from callbacks.core.settings import check_choice
 from callbacks.core.warning import warn
 from callbacks.model.finite import is_finite
+from callbacks.optim.shares import parameters_of
 from callbacks.place.device import map_tensors
 from callbacks.step.closures import check_alone
 
@@ -199,8 +200,7 @@ class MixedPrecision(Callback):
     def _scale_again(self, learn: LearnerProtocol) -> None:
         """Scale the gradients of an update that another callback has skipped, to accumulate this batch's."""
         if self._is_unscaled and self._scale is not None:
-            held = (each for group in learn.optimizer.param_groups for each in group["params"])
-            gradients = [each.grad for each in held if each.grad is not None]
+            gradients = [each.grad for each in parameters_of(learn.optimizer) if each.grad is not None]
             if gradients:
                 torch._foreach_mul_(gradients, self._scale)  # type: ignore[reportPrivateImportUsage]
         self._is_unscaled = False
