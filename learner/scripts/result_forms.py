@@ -52,6 +52,8 @@ def measure(given: tuple[Any, ...], script: Script, part: str) -> None:
         script.directions[f"{part}_{name}"] = direction_of(metric)
     items = ", ".join(f'"{name}": {form}' for name, form in made.items())
     script.epoch_start.append(f"{part}_metrics = {{{items}}}")
+    resets = [f'{part}_metrics["{name}"].reset()' for name, form in made.items() if not is_ours(form)]
+    script.epoch_start.extend(resets)
     preds = "preds" if script.learn.loss_func is not None else 'getattr(preds, "logits", preds)'
     preds += ".detach()" if part == "train" else ""  # a metric must not keep the graph of the batch
     targets = script.batch.targets.removeprefix("*")
@@ -64,7 +66,7 @@ def measure(given: tuple[Any, ...], script: Script, part: str) -> None:
 def computed(part: str, made: dict[str, str]) -> list[str]:
     """The lines that write the metrics of a pass to `results`."""
     loop = f"for name, metric in {part}_metrics.items():"
-    if all(form.partition("(")[0] in (*texts.METRICS, "MeanOf") for form in made.values()):
+    if all(map(is_ours, made.values())):
         return [loop, f'    results[f"{part}_{{name}}"] = float(metric.compute())']
     return [  # an object of the user may compute several numbers by name
         loop,
@@ -72,6 +74,11 @@ def computed(part: str, made: dict[str, str]) -> list[str]:
         "    for key, each in (value if isinstance(value, dict) else {name: value}).items():",
         f'        results[f"{part}_{{key}}"] = float(each)',
     ]
+
+
+def is_ours(form: str) -> bool:
+    """Is the metric a class that the script contains, which needs no `reset` and computes one number?"""
+    return form.partition("(")[0] in (*texts.METRICS, "MeanOf")
 
 
 def metric_form(metric: Any, script: Script) -> str:

@@ -106,7 +106,7 @@ def ema(callback: EMA, script: Script) -> None:
     if callback.warmup:
         script.setup.append("n_updates = 0")
         decay = f"min({decay}, (1 + n_updates) / (10 + n_updates))"
-    script.epoch_start.append("copy_into(weights, own_weights)  # it has the averages by now")
+    script.epoch_start.append("copy_into(weights, own_weights)  # the model has the averages by now")
     script.after_step += [
         f"decay = {decay}",
         "with torch.no_grad():",

@@ -170,10 +170,7 @@ error_rate.higher_is_better = False
 
 
 class Spread:
-    """A metric with a state."""
-
-    def __init__(self):
-        self.reset()
+    """A metric with a state, which only `reset` creates."""
 
     def reset(self):
         self.total = 0.0
