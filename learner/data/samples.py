@@ -55,6 +55,31 @@ class Sample:
 Samples = dict[Any, Any]
 
 
+def as_plain(samples: Samples) -> list[dict[str, Any]]:
+    """The arguments that are tensors, for a file."""
+    return [
+        {"key": key, "shape": list(each.shape), "dtype": str(each.dtype).removeprefix("torch.")}
+        | ({"dim": each.dim} if each.dim else {})
+        for key, each in samples.items()
+        if isinstance(each, Sample)
+    ]
+
+
+def from_plain(rows: list[dict[str, Any]]) -> Samples:
+    """The samples for which `as_plain` returned these rows.
+
+    Raises:
+        ValueError: a type is not one of torch's.
+    """
+    found = {}
+    for each in rows:
+        dtype = getattr(torch, each["dtype"], None)
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"{each['dtype']!r} is not a type of torch.")
+        found[each["key"]] = Sample(tuple(each["shape"]), dtype, each.get("dim", 0))
+    return found
+
+
 def samples_of(inputs: Any, n_items: int) -> Samples:
     """What one item of a batch looks like.
 

@@ -20,6 +20,7 @@ from callbacks.core.output import print_line
 from callbacks.model.named import named_tensors
 from callbacks.optim.optimizers import set_mode
 from callbacks.record.bar import bar_of
+from callbacks.record.metrics import Metrics
 from learner.checks.data_checks import is_one_shot
 from learner.checks.optimizer_checks import all_zero
 from learner.checks.preflight import problems_before_fit, training_problems
@@ -192,10 +193,12 @@ def without_trace(learn: FullLearner, report: Report) -> Iterator[None]:
 
 
 def takes_part(callback: Callback) -> bool:
-    """Does a callback take part in a batch, without reporting, deciding or saving?"""
+    """Does a callback take part in a batch, without reporting or saving, or monitor a result?"""
     if any(hasattr(callback, operation) for operation in OPERATIONS) or callback.order <= Order.GRADIENT:
         return True
-    return callback.order == Order.MEASURE and any(callback.listens_to(event) for event in BATCH_EVENTS)
+    if callback.order == Order.MEASURE:
+        return isinstance(callback, Metrics) or any(map(callback.listens_to, BATCH_EVENTS))
+    return callback.order == Order.DECIDE and bool(callback.monitors)
 
 
 @contextmanager

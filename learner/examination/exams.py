@@ -197,7 +197,7 @@ def drop_gradients(learn: FullLearner) -> None:
 
 
 def validation(learn: FullLearner, report: Report, first_batch: Callable[[Any, Any], Any]) -> None:
-    """Check the predictions and targets of a validation batch as those of a training batch."""
+    """Check a validation batch as a training batch, and measure it."""
     learn.loop.begin_pass(learn, learn.data.valid, training=False)
     batch = first_batch(learn.data, learn.data.valid)
     if batch is None:
@@ -206,8 +206,10 @@ def validation(learn: FullLearner, report: Report, first_batch: Callable[[Any, A
         learn.loop.on["before_validate"](learn)  # resets the hidden state of recurrent models
         learn.batch = batch
         learn.loop.run_model(learn)
-        if learn.loop.runs_default("compute_loss"):
-            report.add(type(each)(f"in validation, {each}") for each in pred_problems(learn))
+        problems = pred_problems(learn) if learn.loop.runs_default("compute_loss") else ()
+        if report.add(type(each)(f"in validation, {each}") for each in problems):
+            learn.loop.compute_loss(learn)
+            learn.loop.on["after_batch"](learn)
 
 
 # Helpers

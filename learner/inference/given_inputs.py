@@ -166,9 +166,10 @@ def noted(batch: InputsOnly, learn: FullLearner) -> Iterator[None]:
         samples = training_samples(learn)
         given = batch.inputs if isinstance(batch.inputs, Mapping) else dict(enumerate(batch.inputs))
         if samples is None:
+            given_as = describe(batch.inputs[0] if len(given) == 1 and 0 in given else batch.inputs)
             error.add_note(
-                f"predict took {describe(batch.inputs)} for a batch, because the shapes of the training "
-                "batches are not known: for one item pass x[None], and use [0] of the result"
+                f"predict treated {given_as} as a batch, because the shapes of the training batches are not "
+                "known: for one item pass x[None], and use [0] of the result"
             )
         for key, sample in (samples or {}).items():
             item = given.get(key)

@@ -27,13 +27,13 @@ def training_samples(learn: FullLearner) -> Samples | None:
     """What the model's arguments look like for one item; None if it is not known.
 
     It is known from the first batch of a fit. Otherwise one batch of the data is looked at, if nothing of it
-    is used up and no random state changes.
+    is used up and no random state changes. Without data, the file from which the weights were loaded has it.
     """
     known = learn.loop.known
     if known.samples is None or known.samples[0] is not learn.data:
         batch = first_batch(learn.data)
         if batch is None:
-            return None
+            return known.loaded_samples
         inputs, _ = learn.data.split(batch)
         known.samples = learn.data, samples_of(inputs, in_batch(learn.data, batch))
     return known.samples[1]

@@ -117,6 +117,7 @@ class Known:
         point: the checkpoint from which this fit resumes, until its data is checked.
         mark: the random states at the start of the current pass, for checkpoints.
         samples: the data, and what one item of a training batch looks like; None if it is not known.
+        loaded_samples: what one item looked like in the run that saved the loaded weights.
     """
 
     sources: dict[str, Source] = field(default_factory=dict)
@@ -130,6 +131,7 @@ class Known:
     point: Any = None
     mark: dict[str, Any] | None = None
     samples: tuple[Data, Samples] | None = None
+    loaded_samples: Samples | None = None
 
     def begin(self, learn: LearnerProtocol, loader: Any, start: Any) -> tuple[int, Iterator[Any]]:
         """Start a pass, or resume the one in which a checkpoint was saved.

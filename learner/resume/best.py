@@ -100,3 +100,4 @@ def put_checkpoint(learn: FullLearner, path: Path) -> None:
     with unchanged_on_error(Undo(learn), path):
         snapshots.put_tensors(learn.model, contents)
         loss_state.put_loss(learn, contents)
+    learn.loop.known.loaded_samples = loading.samples_in(contents)

@@ -98,6 +98,7 @@ CONTENTS = fields(
     {
         "empty": mapping(WORD),
         "plain": ANYTHINGS,
+        "item": optional(WORD),
         "moved": items(WORD),
         "left_out": fields({"names": items(WORD), "sum": NUMBER}),
         "learner": ANYTHINGS,

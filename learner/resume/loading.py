@@ -16,6 +16,8 @@ from callbacks.model import shards
 from callbacks.model.lazy import empties_in
 from callbacks.model.named import named_tensors
 from callbacks.optim import hyperparameters
+from learner.data.samples import Samples
+from learner.data.samples import from_plain as from_plain_samples
 from learner.files import checkpoint_file, shard_files, skeleton
 from learner.files.plain import from_plain
 from learner.messages.keywords import suggest_keywords
@@ -128,6 +130,15 @@ def load(learn: FullLearner, path: str | Path, *, only: Literal["model"] | None 
         with unchanged_on_error(Undo(learn), path):
             snapshots.put_tensors(learn.model, contents)
             learn.loop.moved.known.update(each for each in contents["moved"] if each.startswith("model."))
+    learn.loop.known.loaded_samples = samples_in(contents)
+
+
+def samples_in(contents: dict[str, Any]) -> Samples | None:
+    """What one item of a training batch looked like to the learner that wrote a file; None if unknown."""
+    try:
+        return from_plain_samples(json.loads(contents.get("item") or "null"))
+    except (TypeError, ValueError, KeyError, AttributeError):  # other code wrote it
+        return None
 
 
 def settings_of(optimizer: Any) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from callbacks.distributed.group import Members
 from callbacks.history.paths import as_path
 from callbacks.model import shards
 from callbacks.record.unkept import note_kept
+from learner.data.samples import as_plain
 from learner.data.sharing import Share
 from learner.files import checkpoint_file
 from learner.messages.keywords import suggest_keywords
@@ -157,6 +158,7 @@ def contents_of(learn: FullLearner, at: At | None) -> dict[str, Any]:
             name: positions.generator_states(each) for name, each in snapshots.parts_with_generators(learn)
         },
         "moved": learn.loop.moved.names(learn),
+        "item": item_of(learn),
         "gradients": gradients_in(learn.model),
         "gradients_beside": {place: gradients_in(each) for place, each in modules_beside(learn).items()},
         "fit": {
@@ -172,6 +174,14 @@ def contents_of(learn: FullLearner, at: At | None) -> dict[str, Any]:
         },
         "fingerprint": json.dumps(fingerprint(learn)),  # pickling one string is ten times as fast
     }
+
+
+def item_of(learn: FullLearner) -> str | None:
+    """What one item of a training batch looks like, so that `predict` recognises it in a new process."""
+    data, samples = learn.loop.known.samples or (None, {})
+    if data is not learn.data:
+        samples = learn.loop.known.loaded_samples or {}
+    return json.dumps(as_plain(samples)) if samples else None
 
 
 def gradients_in(module: torch.nn.Module) -> dict[str, torch.Tensor]:

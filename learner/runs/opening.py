@@ -7,14 +7,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-
 from callbacks.core.output import print_line
 from callbacks.core.warning import warn
 from callbacks.history.history import History
 from callbacks.history.paths import as_path
 from learner.data.data import Data
-from learner.data.samples import Sample
+from learner.data.samples import from_plain
 from learner.files.run_files import BEST, FINAL, read_facts, send_files_to, shown_path, weights_file
 from learner.learner import Learner
 from learner.messages.keywords import suggest_keywords
@@ -146,8 +144,7 @@ def build(recipe: Recipe, facts: dict[str, Any]) -> Learner:
             raise error from None
         problem = error.problems[0].message
         warn(f"the data of the run cannot be built, so the learner can only predict: {problem}")
-        samples = {each["key"]: Sample(tuple(each["shape"]), getattr(torch, each["dtype"])) for each in item}
-        learn.loop.known.samples = (learn.data, samples)
+        learn.loop.known.samples = (learn.data, from_plain(item))
         return learn
 
 

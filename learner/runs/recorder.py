@@ -26,7 +26,7 @@ from callbacks.model.named import named_tensors
 from callbacks.results.best import Best
 from callbacks.results.measured_weights import MeasuredWeights, in_place
 from callbacks.save.checkpoint import Checkpoint
-from learner.data.samples import Sample
+from learner.data.samples import as_plain
 from learner.files.run_files import BEST, FINAL, read_facts, write_facts, write_weights
 from learner.inference.one_item import training_samples
 from learner.learner import Learner
@@ -216,11 +216,7 @@ def item_of(learn: Learner) -> list[dict[str, Any]] | None:
     except Exception as error:  # noqa: BLE001 - the data of a failed run may raise anything
         warn(f"run.json does not describe the items of the data: {error}")
         return None
-    known = {key: each for key, each in samples.items() if isinstance(each, Sample)}
-    return [
-        {"key": key, "shape": list(each.shape), "dtype": str(each.dtype).removeprefix("torch.")}
-        for key, each in known.items()
-    ] or None
+    return as_plain(samples) or None
 
 
 def code_of(recipe: Recipe) -> dict[str, str]:

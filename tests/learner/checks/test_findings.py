@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from upper.article import article, tensor_data
 
-from callbacks import GradientAccumulation, RNNReset
+from callbacks import F1, EarlyStopping, GradientAccumulation, Metrics, RNNReset, ZeroGrad
 from learner import Data
+
+MEASURED = (ZeroGrad, Metrics)
 
 # What it finds
 
@@ -175,3 +177,25 @@ def test_a_model_that_keeps_its_hidden_state_is_reset_before_its_validation_is_e
 
     train, valid = [(torch.rand(4, 1), torch.rand(4, 1))], [(torch.rand(2, 1), torch.rand(2, 1))]
     assert make_learner(model=Recurrent(), data=Data(train, valid), callbacks=[RNNReset()]).check().ok
+
+
+def test_a_metric_that_fails_in_validation_is_found(capsys):
+    inputs, targets = torch.randn(8, 3), torch.randint(4, (8,))
+    data = Data([(inputs, targets)], [(inputs + 1, targets)])
+    learn = learner_of(nn.Linear(3, 4), data, F.cross_entropy, metrics=[F1()], defaults=MEASURED)
+    report = learn.check()
+    assert len(report.errors) == 1
+    assert report.errors[0].startswith("ValueError: F1(average='binary') is for two classes")
+    assert "in callback Metrics.after_batch" in report.errors[0]
+    assert (
+        learner_of(nn.Linear(3, 4), data, F.cross_entropy, metrics=[F1("macro")], defaults=MEASURED)
+        .check()
+        .ok
+    )
+
+
+def test_a_monitored_result_that_is_not_measured_is_found(capsys):
+    data = Data([(torch.randn(8, 3), torch.randn(8, 1))], [(torch.randn(8, 3), torch.randn(8, 1))])
+    report = learner_of(data=data, callbacks=[EarlyStopping("valid_los")], defaults=MEASURED).check()
+    assert "Did you mean 'valid_loss'?" in report.errors[0]
+    assert learner_of(data=data, callbacks=[EarlyStopping("valid_loss")], defaults=MEASURED).check().ok

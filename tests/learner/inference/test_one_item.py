@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from callbacks import Checkpoint, Metrics, ZeroGrad
 from learner import Data, Learner, TensorLoader
 
 X, Y = torch.rand(8, 3), torch.rand(8, 1)
@@ -191,3 +192,34 @@ def test_the_first_batch_of_a_fit_shows_the_items_of_data_that_is_read_once():
     seen = []
     learn.predict(X[0])
     assert seen == [(1, 3)]
+
+
+@pytest.mark.parametrize("way", ["load", "load the weights", "load_best"])
+def test_a_learner_without_data_recognises_one_item_by_the_file_that_it_loaded(tmp_path, way):
+    saving = Checkpoint(tmp_path / "run", best="valid_loss")
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.GroupNorm(1, 2), nn.Flatten())
+    batches = [[(torch.rand(4, 3, 8, 8), torch.rand(4, 72))] for _ in range(2)]
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    learn = Learner(model, tuple(batches), F.mse_loss, sgd, defaults=(ZeroGrad, Metrics, saving))
+    learn.fit(1)
+    image = torch.rand(3, 8, 8)
+    expected = learn.predict(image)
+    other = Learner(model, Data([]), F.mse_loss, defaults=())
+    if way == "load_best":
+        other.load_best(tmp_path / "run")
+    else:
+        other.load(learn.save(tmp_path / "model.pt"), only="model")
+    assert other.predict(image).equal(expected)
+    assert other.predict(image[None]).equal(expected[None])
+    other.save(tmp_path / "again.pt")
+    third = Learner(model, Data([]), F.mse_loss, defaults=())
+    third.load(tmp_path / "again.pt", only=None if way == "load" else "model")
+    assert third.predict(image).equal(expected)
+
+
+def test_a_learner_that_knows_no_shapes_says_that_it_took_a_batch():
+    learn = Learner(nn.Sequential(nn.Flatten(), nn.Linear(3, 1)), Data([]), F.mse_loss, defaults=())
+    with pytest.raises(IndexError) as caught:
+        learn.predict(torch.rand(3))
+    (note, *_) = [each for each in caught.value.__notes__ if "predict" in each]
+    assert note.startswith("predict treated a tensor of shape (3,) and torch.float32 as a batch")
