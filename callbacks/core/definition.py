@@ -76,8 +76,8 @@ def forms_of(base: Any, operations: tuple[str, ...]) -> dict[str, tuple[Callable
 def check_spelling(cls: type, owner: type, base: Any, operations: tuple[str, ...]) -> None:
     """Raise an error for an attribute that probably misspells one of the contract, and has no effect.
 
-    It is like one in its name, has its form, and no method of the class uses it: an attribute of the user's
-    own is used, or is empty in a base class.
+    Its name is similar, it has the same form, and no method of the class uses it: a user's own attribute is
+        used, or is empty in a base class.
     """
     forms = forms_of(base, operations)
     for name, value in vars(owner).items():

@@ -1,6 +1,7 @@
-"""What other frameworks call what is here: one table for both floors, by the kind of name.
+"""The names that other frameworks use: one table for both floors, by the kind of name.
 
-Each line has the name here, then those elsewhere. `missing_names.py` and `learner/messages` make hints of it.
+Each line has the name here, then the names elsewhere. `missing_names.py` and `learner/messages` make hints of
+it.
 """
 
 from __future__ import annotations

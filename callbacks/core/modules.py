@@ -1,4 +1,4 @@
-"""The modules of a learner beside its model: the loss, and those that are declared in `state`."""
+"""The modules of a learner other than its model: the loss, and those that are declared in `state`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ LOSS = "loss_func"  # the name of the loss among the modules, and what its param
 def loss_module(loss_func: Any) -> nn.Module | None:
     """The module that is the loss, even inside a `partial` or behind one of its methods; None for a function.
 
-    A module that a function reaches by a closure or a global is not looked for: it may be another network,
-    with an optimizer of its own. Who wants it kept declares it in `state`.
+    A module that a function reaches by a closure or a global is not looked for: it may be another network
+        with its own optimizer. To keep such a module, declare it in `state`.
     """
     while not isinstance(loss_func, nn.Module):
         if isinstance(loss_func, partial):

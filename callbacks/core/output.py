@@ -22,8 +22,8 @@ def listed(names: Sequence[str], n: int = 5) -> str:
 def print_line(text: str, stream: Literal["stdout", "stderr"] = "stdout", *, flush: bool = False) -> None:
     """Print a line, whose failure must not end the training.
 
-    Characters that the stream cannot encode are written as escapes. Where the stream fails, the first time
-    is a warning, and the lines are lost. Of several processes that train together, only the first prints.
+    Characters that the stream cannot encode are written as escapes. If the stream fails, the first failure is
+    a warning, and the lines are lost. If several processes train together, only the first prints.
     """
     if not is_first_process():
         return

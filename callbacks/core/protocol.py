@@ -68,7 +68,7 @@ class LearnerProtocol(Protocol):
     training: bool  #: True in the training pass, False in validation and prediction
     epoch: int  #: index of the epoch in this fit, from 0
     n_epochs: int  #: epochs that this fit was asked for
-    is_aside: bool  #: is this pass beside the fit, as of `learn.validate()` in a callback?
+    is_aside: bool  #: is this pass outside the fit, such as `learn.validate()` in a callback?
     batch_idx: int  #: index of the batch in this pass, from 0
     n_batches: int | None  #: batches in this pass, None if the data have no length
     global_step: int  #: weight updates so far, over all fits

@@ -184,7 +184,7 @@ def hooks_of(callbacks: Sequence[Callback]) -> dict[str, tuple[Hook, ...]]:
 
 
 def names_defined_by(callback: Callback) -> set[str]:
-    """All names that its classes define beside `Callback`: it listens to no other event."""
+    """All names that its classes other than `Callback` define: it listens to no other event."""
     return set().union(*[vars(each) for each in type(callback).__mro__ if each not in (Callback, object)])
 
 

@@ -183,7 +183,7 @@ class Program:
         return self._made if self._graphs else self._run_once
 
     def _run_once(self, *args: Any) -> Any:
-        """The first call, which shows what torch's wrappers do beside calling the code."""
+        """The first call, which shows what torch's wrappers do other than calling the code."""
         self._bare, outs = unwrapped(self._made, args)
         return outs
 

@@ -137,7 +137,7 @@ def hooks_of(optimizer: Any) -> tuple[Any, ...]:
 
 
 def own_step(optimizer: Any) -> str:
-    """What the step of an optimizer does beside that of its class, in words; "" if nothing.
+    """What the step of an optimizer does in addition to that of its class, in words; "" if nothing.
 
     A scheduler of torch also replaces `step`, to note that it was called.
     """

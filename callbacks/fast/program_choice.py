@@ -66,7 +66,7 @@ class Programs:
         """End a fit: hold nothing of the learner."""
         self.here: dict[str, Any] = {"model": None, "loss_func": None}
         self._memory = GraphMemory()
-        self._extra: list[Tensor] = []  # parameters beside model and loss
+        self._extra: list[Tensor] = []  # parameters outside model and loss
         self.unguarded.rest()
         for each in self._all:
             each.trained = None
@@ -215,7 +215,7 @@ def as_leaf(tensor: Tensor) -> Tensor:
 
 
 def check_missing(missing: list[Tensor], here: dict[str, Any]) -> list[Tensor]:
-    """The parameters that the loss reaches beside those of model and loss."""
+    """The parameters that the loss reaches, other than those of model and loss."""
     batch = set(map(id, pytree.tree_leaves((here["inputs"], here["targets"]))))
     if any(id(each) in batch for each in missing):
         raise Unfit("the batch holds tensors that require gradients")

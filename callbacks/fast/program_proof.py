@@ -27,7 +27,7 @@ FLOOR = 0.05
 #: Weights are moved by `ROUNDINGS` units of rounding, `N_MOVED` times. A program may be off by `TIMES` the
 #: largest change that this makes in the ordinary step's numbers.
 ROUNDINGS, N_MOVED, TIMES = 8, 4, 10
-#: Steps that are timed beside the ordinary step, and how many times its time the median may take.
+#: Steps that are timed in pairs with the ordinary step, and the largest ratio that the median may have.
 N_TIMED, SLOWER = 15, 1.1
 #: Why nothing can be compared with a step.
 UNLIKE = (
@@ -39,7 +39,7 @@ Found = dict[str, Tensor]  #: what a step computes, by the names that messages u
 
 
 class Proof:
-    """Runs a program, and the ordinary step beside it.
+    """Runs a program, and the ordinary step to compare.
 
     Args:
         program: to be compared.
@@ -106,7 +106,7 @@ class Proof:
         return outs, time.perf_counter() - begun
 
     def _undo(self) -> None:
-        """Restore what the program, or the step beside it, has changed."""
+        """Restore what the program, or the ordinary step, has changed."""
         for tensor, copied in self.program.kept:
             if not torch.equal(tensor, copied):  # one that is expanded cannot be written to
                 tensor.copy_(copied)

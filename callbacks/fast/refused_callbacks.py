@@ -1,4 +1,4 @@
-"""Refuses callbacks that cannot be used beside `WholeStep`, by name and with the fix."""
+"""Refuses callbacks that cannot be combined with `WholeStep`, by name and with the fix."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SURROUNDERS = (MixedPrecision, Profile)
 
 
 def check_together(owner: Callback, learn: Any) -> None:
-    """Refuse callbacks that would have no effect beside a program; the error names all of them."""
+    """Refuse callbacks that would have no effect with a program; the error names all of them."""
     found = [problem for one in learn.callbacks for problem in problems(one)]
     if found:
         raise ValueError(" ".join(f"{describe(owner)}: {each} leave one of them out." for each in found))

@@ -150,7 +150,7 @@ def is_hooked(model: nn.Module) -> str:
 def check_traced() -> None:
     """Refuse code of the user that asks whether it is compiled; called while that code is traced.
 
-    So the ordinary step, which `record` runs beside the program, does not count something twice.
+    So the ordinary step, which `record` runs in addition to the program, does not count something twice.
     """
     context: Any = getattr(getattr(torch, "_guards", None), "TracingContext", None)
     for code in getattr(context, "get_traced_code", list)() or ():

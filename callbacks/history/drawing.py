@@ -23,7 +23,7 @@ INK = "#767676"  # contrast 4.5 to 1 on white and on black
 BLUE, VERMILLION, GREEN, PURPLE = COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (6, 1.5, 1, 1.5)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
-N_NAMED = 12  # lines of a plot that have a name each: more do not fit beside it
+N_NAMED = 12  # lines of a plot that have a name each: more names do not fit next to the plot
 PANEL = (3.2, 2.2)  # inches of one layer's picture
 N_COLUMNS = 4
 FAINTEST = 1e-4  # share that can just be seen in a picture of histograms

@@ -39,7 +39,7 @@ def followed(path: Path) -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside a file, which it replaces in one step if the block ends without an error.
+    """A temporary file next to a file, which it replaces in one step if the block ends without an error.
 
     If the file is a link, the file that it leads to is replaced.
     """

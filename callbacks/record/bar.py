@@ -104,7 +104,7 @@ class ReplacedOutput(io.TextIOBase):
 
 
 class BesideBar:
-    """Standard output or error beside a bar: a write clears the bar first."""
+    """Standard output or error while a bar is shown: a write clears the bar first."""
 
     def __init__(self, name: str, bar: Any):
         self._name, self._bar, self._stream = name, bar, getattr(sys, name)

@@ -131,7 +131,7 @@ def monitored_by(learn: LearnerProtocol) -> list[str]:
 
 
 def aside_of(learn: LearnerProtocol) -> set[str]:
-    """The names of results that callbacks measure beside the losses and metrics of a pass."""
+    """The names of results that callbacks measure in addition to the losses and metrics of a pass."""
     found = [name for each in learn.callbacks if not isinstance(each, Metrics) for name in each.measures]
     return {name for name in found if not name.startswith(OF_A_PASS) or name.endswith("_seconds")}
 

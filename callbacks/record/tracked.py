@@ -1,4 +1,4 @@
-"""What a tracker keeps of a run beside its numbers: settings and files."""
+"""What a tracker keeps of a run in addition to its numbers: settings and files."""
 
 from __future__ import annotations
 

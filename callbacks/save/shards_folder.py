@@ -1,4 +1,4 @@
-"""The folders beside checkpoint files that hold the tensors of sharded models."""
+"""The folders next to checkpoint files that hold the tensors of sharded models."""
 
 from __future__ import annotations
 

@@ -236,7 +236,7 @@ def remove(path: Path) -> None:
 
 
 def nearest(path: Path) -> str:
-    """Suggest files beside a missing file with similar names."""
+    """Suggest files with similar names next to a missing file."""
     if not path.parent.is_dir():
         return f"The folder {path.parent} does not exist either."
     names = sorted(entry.name for entry in path.parent.iterdir())

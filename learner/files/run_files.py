@@ -2,7 +2,7 @@
 
 A run's folder has:
 
-    recipe.yaml              the resolved recipe, with the user's Python files beside it
+    recipe.yaml              the resolved recipe, with the user's Python files next to it
     run.json                 what is known about the run, see below
     model.safetensors        the final weights; model.pt if safetensors is missing or cannot hold them
     best.safetensors         the weights of the best epoch, if something is monitored; or best.pt
@@ -32,7 +32,7 @@ A run's folder has:
     item          what one item of a training batch looks like, a list with an entry per input of the model:
                   {"key": position or keyword, "shape": without the batch, "dtype": such as "float32"}
     weights       {"final": file, "best": file, "reason": why there is no final file}
-    code          the text of each Python file beside the recipe, by its path in the folder
+    code          the text of each Python file next to the recipe, by its path in the folder
 """
 
 from __future__ import annotations

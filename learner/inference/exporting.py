@@ -242,7 +242,7 @@ def disagreement(learn: FullLearner, n_items: int, what: str) -> str:
 
 @contextmanager
 def temporary(path: Path) -> Iterator[Path]:
-    """A file of this name in a temporary folder beside it, which replaces it if the block ends well."""
+    """A file of this name in a temporary folder next to it, which replaces it if no error is raised."""
     path.parent.mkdir(parents=True, exist_ok=True)
     target = followed(path)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{path.name}.") as folder:

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map
 
 from learner.inference.call import Call
 
-#: Folders whose lines are not the user's. A package installed beside torch, such as transformers, may be.
+#: Folders whose lines are not the user's. A package installed next to torch, such as transformers, may be.
 INSIDE = tuple(map(str, (Path(torch.__file__).parent, Path(__file__).parent.parent)))
 STANDARD = sysconfig.get_paths()["stdlib"]
 

@@ -143,7 +143,7 @@ def record_of_folder(folder: str | Path) -> Record:
 
 
 def other(folder: Path) -> str:
-    """Suggest the runs beside or below what was given."""
+    """Suggest the runs next to or below the given path."""
     for place in (folder, folder / "runs", folder / "trials", folder.parent):
         found = sorted(each.parent for each in place.glob("*/recipe.yaml"))[-8:] if place.is_dir() else []
         if found:

@@ -17,7 +17,7 @@ from learner.report.curves import Line, panel, values_of
 from learner.report.page import Cell, card, code, page, paragraph, picture, section, shown, table
 from learner.report.records import Record, is_number
 
-N_CARDS = 3  # results beside the main one
+N_CARDS = 3  # results in addition to the main one
 MAX_PANELS = 24
 MAX_PICTURES = 40
 MAX_ROWS = 1000  # epochs in the table

@@ -169,8 +169,8 @@ def text_of(path: Path) -> str:
 def is_header(cells: Sequence[str], path: Path) -> bool:
     """Are the cells of the first line names?
 
-    A line of numbers with a few other cells is an item with gaps, rather than names, most of which are
-    numbers. The names 0, 1, 2, ... are the columns of a DataFrame without names.
+    If most of them are numbers, the line is an item with gaps, not names. The names 0, 1, 2, ... are the
+    columns of a DataFrame without names.
     """
     words = [n for n, cell in enumerate(cells) if not is_number(cell)]
     if words and len(words) < len(cells) / 2 and list(map(str.strip, cells[1:])) != numbered(len(cells) - 1):
