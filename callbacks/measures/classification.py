@@ -52,7 +52,7 @@ accuracy.metric = Accuracy  # type: ignore[attr-defined]  # what Metrics measure
 
 
 class OfClasses(Sums):
-    """Counts over targets that are numbers of classes, some of which may be outside the classes."""
+    """Counts over targets that are numbers of classes; some may be outside the classes."""
 
     added = ("n_foreign",)
     n_foreign: Any = 0  # targets outside the classes

@@ -119,7 +119,7 @@ def past_the_end(loader: Any, first: Iterator[Any], batches: Callable[[], Iterab
 
     Args:
         loader: the loader.
-        first: the batches of the next pass, or those after the end of the last one, which are none.
+        first: the batches of the next pass; empty if it continues the last one, which is at its end.
         batches: a function that returns the batches of a pass.
     """
     random, own = draws.take(), generator_states(loader)

@@ -26,7 +26,7 @@ from learner.data.tensors import counted, describe
 from learner.passes import own_positions
 from learner.passes.own_positions import has_own_position
 
-WORKERS = "<workers>"  # a key next to the paths of generators, none of which has this name
+WORKERS = "<workers>"  # a key next to the paths of generators; no path has this name
 
 
 def mark(loader: Any) -> dict[str, Any]:
