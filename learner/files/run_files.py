@@ -61,6 +61,10 @@ from learner.files.sync import sync, sync_folder
 
 FACTS = "run.json"
 FINAL, BEST = "model", "best"  # names of weights files, without the suffix
+KINDS = {  # of values in `run.json`
+    **dict.fromkeys(("weights", "code", "environment", "directions", "monitored"), dict),
+    **dict.fromkeys(("item", "warnings"), list),
+}
 SUFFIXES = (".safetensors", ".pt")
 
 
@@ -75,10 +79,24 @@ def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
 def read_facts(folder: Path) -> dict[str, Any]:
     """Read `run.json`; an empty dict if it is missing or damaged."""
     try:
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return facts_in((folder / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
-    return facts if isinstance(facts, dict) else {}
+
+
+def facts_in(text: str) -> dict[str, Any]:
+    """The facts in the text of a `run.json`; what has another type than we write is left out.
+
+    Raises:
+        ValueError: the text is not a mapping in JSON.
+    """
+    facts = json.loads(text)
+    if not isinstance(facts, dict):
+        raise ValueError("it is not a mapping")
+    found = {name: value for name, value in facts.items() if isinstance(value, KINDS.get(name, object))}
+    if not isinstance(found.get("monitored", {}).get("name", ""), str):
+        del found["monitored"]
+    return found
 
 
 def as_json(value: Any) -> Any:

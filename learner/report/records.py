@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from callbacks.history.direction import Direction, guess_direction
 from callbacks.optim.optimizers import title_of
 from learner.data.loaders import n_batches_of
 from learner.data.tensors import counted
+from learner.files.run_files import facts_in
 from learner.state.fingerprint import versions
 from learner.state.protocol import FullLearner
 
@@ -190,11 +190,7 @@ def join(path: str, key: Any) -> str:
 
 def read_facts(record: Record, text: str) -> None:
     """Read `run.json`."""
-    facts = json.loads(text)
-    if not isinstance(facts, dict):
-        raise ValueError("it is not a mapping")
-    kinds = {"monitored": dict, "environment": dict, "directions": dict, "warnings": list}
-    facts |= {name: kind() for name, kind in kinds.items() if not isinstance(facts.get(name), kind)}
+    facts = {"monitored": {}, "environment": {}, "directions": {}, "warnings": [], **facts_in(text)}
     record.facts, monitored = facts, facts["monitored"]
     record.title = record.title or str(facts.get("recipe") or "")
     record.directions = {**facts["directions"], monitored.get("name"): monitored.get("direction")}

@@ -36,6 +36,8 @@ def put_weights(model: nn.Module, path: Path) -> None:
         ImportError: the package safetensors is needed and missing.
         ValueError: it belongs to another model. Nothing is changed.
     """
+    if not is_weights_file(path) and (damage := checkpoint_file.damage_of(path)) is not None:
+        raise checkpoint_file.CheckpointError(f"{path}: {damage}")
     contents = read_safetensors(path) if is_safetensors(path) else checkpoint_file.read_plain(path)
     state = state_in(contents, path)
     own = model.state_dict(keep_vars=True)

@@ -108,7 +108,7 @@ def check_has(folder: Path, weights: Which, facts: dict[str, Any]) -> None:
     if weights == "best" and not facts.get("monitored"):
         reason = "no callback, such as EarlyStopping, monitors a result"
     there = [f"open_run({shown_path(folder)!r}, {name!r})" for name, path in has.items() if path]
-    there += ["--weights final in a command"] * bool(has["final"])
+    there += [f"--weights {name} in a command" for name in ("final", "best") if has[name]]
     retrain = f"It has no weights at all. Train it again: learner run {shown_path(folder / 'recipe.yaml')}."
     hint = f"It has other weights: {', or '.join(there)}." if there else retrain
     raise FileNotFoundError(

@@ -162,6 +162,21 @@ def test_a_run_of_a_newer_format_is_refused_and_one_of_another_torch_is_reported
         learner.open_run("runs/small-1")
 
 
+def test_facts_of_other_types_are_left_out():
+    trained()
+    wrong = {"weights": 3, "code": [], "environment": 7, "monitored": {"name": []}, "warnings": "none"}
+    Path("runs/small-1/run.json").write_text(json.dumps(wrong))
+    learner.open_run("runs/small-1")
+    assert "small-1" in repr(learner.compare("runs/small-1", learner.open_run("runs/small-1")))
+
+
+def test_an_empty_weights_file_is_refused_as_such():
+    trained()
+    Path("runs/small-1/model.safetensors").write_bytes(b"")
+    with pytest.raises(learner.CheckpointError, match=r"model\.safetensors: it is empty \(0 bytes\)\."):
+        learner.open_run("runs/small-1")
+
+
 def test_a_damaged_weights_file_is_refused():
     trained()
     path = Path("runs/small-1/model.safetensors")
