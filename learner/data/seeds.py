@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,10 +29,15 @@ def seed_everything(seed: int) -> int:
     Raises:
         ValueError: `seed` is not such a number.
     """
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed <= MAX_SEED:
-        raise ValueError(f"seed_everything({seed!r}): pass a whole number from 0 to {MAX_SEED}.")
-    seed = int(seed)  # it may be an integer of NumPy
+    seed = checked_seed(f"seed_everything({seed!r})", seed)
     random.seed(seed)
     torch.manual_seed(seed)
     np.random.seed(seed)
     return seed
+
+
+def checked_seed(title: str, seed: Any) -> int:
+    """Return a seed for all generators; `title` is the call, for the message."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"{title}: pass a whole number from 0 to {MAX_SEED}.")
+    return int(seed)  # it may be an integer of NumPy

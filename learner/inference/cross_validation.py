@@ -20,7 +20,7 @@ from callbacks.record.unkept import not_meant_to_last
 from learner.data.batching import TensorLoader
 from learner.data.data import Data
 from learner.data.loaders import check_dataset
-from learner.data.seeds import seed_everything
+from learner.data.seeds import checked_seed, seed_everything
 from learner.data.tensors import Columns, as_columns, describe, is_array
 from learner.inference.folds import as_folds, make_folds
 from learner.inference.predictions import validate
@@ -75,7 +75,8 @@ def cross_validate(
         TypeError, ValueError: an argument cannot be used, or `make_learner` returns the same model again.
     """
     check_training(n_epochs, fit)
-    source = as_source(data)
+    seed, source = checked_seed(f"cross_validate(seed={seed!r})", seed), as_source(data)
+    check_options(source, options)
     labels = stratify, groups
     parts = as_folds(folds, len(source), *labels) if folds is not None else None
     parts = parts or make_folds(len(source), k, *labels, seed)
@@ -168,6 +169,8 @@ def spread_of(numbers: list[float]) -> float:
 class Tensors:
     """Items in tensors or arrays, which the folds share."""
 
+    title, takes = "tensors", ("drop_last", "order")
+
     def __init__(self, columns: Columns):
         self.columns = columns
 
@@ -185,6 +188,9 @@ class Tensors:
 
 class Items:
     """A map-style data set."""
+
+    title = "a data set"
+    takes = ("drop_last", "num_workers", "collate_fn", "n_inputs", "targets", "split")
 
     def __init__(self, dataset: Any):
         self.dataset = dataset
@@ -213,6 +219,17 @@ def as_source(data: Any) -> Tensors | Items:
         )
     check_dataset("data", data)
     return Items(data)
+
+
+def check_options(source: Tensors | Items, options: Any) -> None:
+    """Refuse options of data of the other kind."""
+    for name in options:
+        if name not in source.takes:
+            hint = " Several inputs are a tuple: ((first, second), targets)." if name == "n_inputs" else ""
+            raise TypeError(
+                f"cross_validate({name}=...) has no effect on {source.title}, which "
+                f"{'take' if source.title == 'tensors' else 'takes'} {', '.join(source.takes)}.{hint}"
+            )
 
 
 def check_training(n_epochs: Any, fit: Any) -> None:

@@ -161,6 +161,9 @@ MODEL = nn.Linear(3, 2)
         ({"make_learner": lambda data: None}, TypeError, "return a Learner"),
         ({"make_learner": lambda data: make((X, Y))}, ValueError, "must pass the data that it gets"),
         ({"epochs": 3}, TypeError, "n_epochs"),
+        ({"seed": "x"}, ValueError, r"cross_validate\(seed='x'\): pass a whole number from 0 to 4294967295"),
+        ({"n_inputs": 2}, TypeError, r"no effect on tensors, .* a tuple: \(\(first, second\), targets\)"),
+        ({"data": TensorDataset(X, Y), "order": "items"}, TypeError, "no effect on a data set, which takes"),
     ],
 )
 def test_an_impossible_cross_validation_is_refused(settings, error, words):
