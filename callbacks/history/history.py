@@ -108,14 +108,16 @@ class History:
 
         Raises:
             KeyError: no column has that name.
+            KeyError: no column has that name.
             ValueError: the direction is not known, or no row has a number there.
         """
+        values = self[name]
         mode = mode or self.direction_of(name)
         if mode not in ("min", "max"):
             raise ValueError(
                 f"best({name!r}): pass the direction in which it is better, mode='min' or mode='max'."
             )
-        rows = [row for row, value in zip(self.rows, self[name], strict=True) if is_comparable(value)]
+        rows = [row for row, value in zip(self.rows, values, strict=True) if is_comparable(value)]
         if not rows:
             raise ValueError(f"best({name!r}): no epoch has a number there.")
         return (min if mode == "min" else max)(rows, key=lambda row: row[name])

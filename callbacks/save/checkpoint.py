@@ -103,6 +103,8 @@ class Checkpoint(Callback):
             raise ValueError(
                 f"Checkpoint(keep={keep!r}): pass the number of files that stay, 1 or more, or None for all."
             )
+        if best is not None and (not isinstance(best, str) or not best):
+            raise TypeError(f"Checkpoint(best={best!r}): pass a result's name, such as 'valid_loss'.")
         self.every, self.keep, self.monitor = Every(every), keep, best
         self._best = Best("" if best is None else best, owner="Checkpoint", mode=mode)
         self._measured = MeasuredWeights(best or "")

@@ -167,6 +167,12 @@ def others(learn: FullLearner, call: Call) -> dict[int, Any]:
         except Exception as raised:  # noqa: BLE001 (whatever the user's model raises)
             error = raised
     if error is not None and not set(found) - {call.n_traced}:
+        more = [dim for dim in call.dynamic or () if dim not in map(call.item_dimension, call.tensors)]
+        if more:
+            raise ValueError(
+                f"export(dynamic={call.dynamic!r}): the model takes no other size in dimension {more[0]}, so "
+                f"leave it out: {error}"
+            ) from error
         raise ValueError(
             f"export: the model takes {call.n_items} items, but no other number of them: {error}. Let its "
             f"forward use x.shape[0], or pass dynamic=() for a file that takes {call.n_items} items only."

@@ -100,7 +100,7 @@ class Summary:
             f"Parameters: {self.n_parameters:,}; {self.n_trained:,} are trained, {frozen:,} are frozen.",
             f"Forward pass of {self.n_items} items: {in_units(self.flops, 1000)} FLOPs, {per_item} per item.",
             f"Memory: {in_bytes(self.n_bytes)} for parameters and buffers, "
-            f"{in_bytes(self.n_output_bytes)} for the outputs of the batch.",
+            f"{in_bytes(self.n_output_bytes)} for the outputs.",
         ]
         return found + ([f"{FROZEN} frozen"] if any(each.is_frozen for each in self.layers) else [])
 
@@ -134,8 +134,11 @@ def summary(learn: FullLearner, inputs: Any = None) -> Summary:
         The table, which `print` and a notebook show.
 
     Raises:
+        TypeError: the inputs are a shape.
         ValueError: there is no batch.
     """
+    if isinstance(inputs, (tuple, list)) and inputs and all(type(each) is int for each in inputs):
+        raise TypeError(f"summary({inputs!r}): pass a batch, such as torch.randn{tuple(inputs)}.")
     batch = a_batch(learn, learn.data.train, "summary") if inputs is None else as_inputs(inputs, learn)[0]
     with predicting(learn), unchanged(learn), runnable_model(learn) as model, ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())

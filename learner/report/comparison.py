@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from shutil import get_terminal_size
 
+from learner.data.tensors import describe
 from learner.messages.keywords import suggest_keywords
 from learner.report.curves import DASHES, SERIES, Line, panel, values_of
 from learner.report.page import Cell, page, paragraph, section, shown, table
@@ -122,8 +123,15 @@ def compare(*runs: str | Path | FullLearner) -> Comparison:
         runs: folders of runs, or learners; at least two.
 
     Raises:
+        TypeError: one is neither a folder nor a learner.
         ValueError: there are fewer than two, one is given twice, or a folder is not a run's folder.
     """
+    wrong = [run for run in runs if not isinstance(run, (str, Path)) and not hasattr(run, "history")]
+    if wrong:
+        hint = (
+            " Several are separate arguments: compare(*runs)." if isinstance(wrong[0], (tuple, list)) else ""
+        )
+        raise TypeError(f"compare: {describe(wrong[0])} is neither a folder of a run nor a learner.{hint}")
     if len(runs) < 2:
         raise ValueError(
             f"compare: {len(runs)} run given. Pass at least two, such as runs/digits-1 runs/digits-2."

@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from callbacks.core.settings import check_switches
 from callbacks.history.paths import as_path, replacing
 from learner.messages.keywords import suggest_keywords
 from learner.report.answers_section import answers_section
@@ -53,6 +54,7 @@ def report(learn: FullLearner, path: str | Path | None = None, *, answers: bool 
         path: the file to write, such as `"report.html"`; None writes nothing, and a notebook shows the page.
         answers: run the model on the validation data, for a confusion matrix or residuals.
     """
+    check_switches("report", answers=answers)
     path = None if path is None else page_path("report", path)
     return made(record_of_learner(learn), learn if answers else None, path)
 

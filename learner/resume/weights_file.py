@@ -50,7 +50,7 @@ def put_weights(model: nn.Module, path: Path) -> None:
 
 def state_in(contents: Any, path: Path) -> State:
     """The state dict in a file."""
-    if is_state(contents):
+    if is_state(contents) or contents == {}:  # of a model without weights
         return items_of(contents)
     found = items_of(contents) if isinstance(contents, dict) else {}
     if {"format", "fingerprint"} <= found.keys():

@@ -196,11 +196,11 @@ def differences(
     found = [each for part in parts for each in compare[part](then[part], now[part])]
     problems = [f"{name}: {words}" for name, words in found if name not in (*allow, *SOFT)]
     if problems:
-        names = sorted({name for name, _ in found if name in CHOICES and name not in allow})
+        names = sorted({name for name, _ in found if name not in (*allow, *SOFT)})
         resumes = not fix
         fix = fix or "Undo these changes, or start another run in another folder."
-        if names and resumes:
-            fix += f" To resume with them: allow=({', '.join(map(repr, names))},)."
+        if resumes and all(name in CHOICES for name in names):
+            fix += f" To resume with them: allow={tuple(sorted({*names, *allow}))!r}."
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise ValueError(f"{path} is of another run (then, now):\n{lines}\n{fix}")
     soft = [f"{name} {words}" for name, words in (*found, *version_differences(then, now)) if name in SOFT]

@@ -211,3 +211,8 @@ def test_a_second_fit_continues_where_the_first_ended():
     learn.fit(1)
     assert list(learn.history["epoch"]) == [0, 1, 2]
     assert len(learn.history.steps["train_loss"]) == 6
+
+
+def test_best_of_a_column_that_does_not_exist_lists_those_that_there_are():
+    with pytest.raises(KeyError, match=r"no column 'val_loss'. There are: .*train_loss"):
+        history_of({"epoch": 0, "train_loss": 1.0}).best("val_loss")

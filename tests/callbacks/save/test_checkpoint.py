@@ -15,7 +15,7 @@ import pytest
 from resumed import in_memory, make
 from torch import nn
 
-from callbacks import Callback, LearnerWarning, on
+from callbacks import Callback, Checkpoint, LearnerWarning, on
 from learner.files import checkpoint_file
 
 
@@ -243,3 +243,9 @@ def test_a_state_that_cannot_be_saved_is_refused_by_name(tmp_path):
     with pytest.raises(TypeError, match=r"callbacks\.odd\.thing\.layers\[0\] is of type"):
         learn.fit(1)
     assert not names(tmp_path)
+
+
+def test_the_name_of_the_best_result_is_a_text(tmp_path):
+    for wrong in (True, ""):
+        with pytest.raises(TypeError, match=rf"Checkpoint\(best={wrong!r}\): pass a result's name"):
+            Checkpoint(tmp_path, best=wrong)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from upper.exported import Decides, make
 
 from callbacks import Callback, LearnerWarning
+from learner import Data, Learner
 
 
 class Loops(nn.Module):
@@ -130,3 +131,15 @@ def test_a_file_of_a_deep_folder_is_written(tmp_path):
     learn = make(nn.Linear(3, 2), torch.rand(5, 3))
     learn.export(tmp_path / "a" / "b" / "model.onnx")
     assert onnxruntime.InferenceSession(tmp_path / "a" / "b" / "model.onnx").get_inputs()[0].shape[1] == 3
+
+
+def test_a_dimension_that_cannot_vary_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"no other size in dimension 1, so leave it out: "):
+        make(nn.Linear(3, 2), torch.rand(5, 3)).export(tmp_path / "a.pt2", dynamic=(0, 1))
+
+
+def test_the_weights_of_a_model_without_weights_are_loaded(tmp_path):
+    learn = Learner(nn.Flatten(), Data([(torch.rand(5, 2), torch.rand(5, 2))]), F.mse_loss)
+    for name in ("a.safetensors", "a.pt"):
+        learn.export(tmp_path / name)
+        learn.load(tmp_path / name)

@@ -3,6 +3,7 @@
 import copy
 from functools import partial
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -123,3 +124,12 @@ def test_a_mapping_of_inputs_and_a_compiled_model_are_shown():
 
 def test_inputs_can_be_passed():
     assert learner_of(nn.Linear(3, 2), torch.rand(4, 3)).summary(torch.rand(7, 3)).n_items == 7
+
+
+def test_a_shape_instead_of_inputs_is_refused_and_every_line_fits_80_columns():
+    data = [(torch.rand(4, 3, 16, 16), torch.zeros(4, dtype=torch.long))]
+    layers = nn.Conv2d(3, 8, 3, padding=1), nn.Flatten(), nn.Linear(2048, 10)
+    learn = Learner(nn.Sequential(*layers), (data, data), F.cross_entropy, SGD)
+    with pytest.raises(TypeError, match=r"pass a batch, such as torch\.randn\(4, 3, 16, 16\)"):
+        learn.summary((4, 3, 16, 16))
+    assert max(map(len, str(learn.summary()).splitlines())) <= 80

@@ -108,3 +108,12 @@ def test_the_page_has_the_curves_and_differences_of_all_runs(runs, tmp_path):
 def test_what_cannot_be_compared_is_a_mistake(runs, chosen, message, capsys):
     assert main(["compare", *(str(runs[n]) if n is not None else "typo" for n in chosen)]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [((1, 2), "compare: 1 is neither a folder of a run nor a learner"), ((["a"],), r"compare\(\*runs\)")],
+)
+def test_what_is_not_a_run_is_refused(chosen, words):
+    with pytest.raises(TypeError, match=words):
+        compare(*chosen)

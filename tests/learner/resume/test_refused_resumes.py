@@ -225,3 +225,13 @@ def test_the_newest_file_is_chosen_by_step_and_not_by_time(run):
     os.utime(run / "step-000000003.pt", (2e9, 2e9))
     learn = resume(run)
     assert learn.global_step == 5
+
+
+def test_the_names_to_allow_are_complete_and_are_not_suggested_for_another_model(run):
+    with pytest.raises(ValueError, match=r"allow=\('batch_size', 'n_batches'\)\."):
+        resume(run, 2, data=lambda: other_data(batch_size=2), allow=("batch_size",))
+    learn = make(run, data=lambda: other_data(batch_size=2))
+    learn.model[4] = nn.Linear(8, 2)
+    with pytest.raises(ValueError, match="is of another run") as caught:
+        learn.fit(2, resume="auto")
+    assert "allow=" not in str(caught.value)
