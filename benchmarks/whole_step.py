@@ -236,7 +236,7 @@ def program_of(number: int, backend: str) -> tuple[Program, dict[str, Any]]:
     model = nn.Sequential(*(each for _ in range(number // 2) for each in (nn.Linear(32, 32), nn.Tanh())))
     data = {"inputs": (torch.randn(16, 32),), "targets": torch.randn(16, 32)}
     here = {"model": model, "loss_func": F.mse_loss, "params": [*model.parameters()], **data, "mixed": ""}
-    program = Program(backend, guards_hooks=False)
+    program = Program(backend)
     with torch.no_grad():
         program.run_first(here)
     return program, here

@@ -11,6 +11,10 @@ class Unfit(Exception):
     """The ordinary call must be made; the message says why."""
 
 
+class UnfitNow(Unfit):
+    """The ordinary call must be made this time; a later one may be fit."""
+
+
 BRANCHES = (
     "the value of a tensor decides what is computed, or how large something is, and a program has no "
     "branches: use torch.where, which computes both, and validate_args=False for torch.distributions"
@@ -38,16 +42,18 @@ EFFECTS = re.compile(r"potential sources you can double check: \[(.*)\]")
 NOT_USERS = (str(Path(__file__).parents[1]), "/torch/")  #: folders whose lines are not the user's
 
 
-def explain(error: Exception) -> str:
+def explain(error: Exception) -> Unfit:
     """An error of the compiler in one line: its meaning where it is known, the user's line, the message."""
+    inner = getattr(error, "inner_exception", error)
+    if isinstance(inner, Unfit):
+        return inner
     text = f"{type(error).__name__}: {error}"
-    effects = EFFECTS.search(text)
-    if effects:
-        return changes(effects[1])
+    if effects := EFFECTS.search(text):
+        return UnfitNow(changes(effects[1]))  # what the first steps store for later ones is there after them
     meaning = next((each for key, each in MEANINGS.items() if key in text), "")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     message = " ".join(lines[:2])[: 100 if meaning else 400]
-    return "; ".join(filter(None, [meaning, place_in(text), message]))
+    return Unfit("; ".join(filter(None, [meaning, place_in(text), message])))
 
 
 def changes(sources: str) -> str:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from importlib import import_module
 from inspect import unwrap
+from operator import is_
 from types import FunctionType
 from typing import Any
 from unittest import mock
@@ -21,15 +23,14 @@ from weakref import ref
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
-from callbacks.fast.fallback_reasons import Unfit, explain
-from callbacks.fast.unguarded import are_same, check_traced
+from callbacks.fast.fallback_reasons import Unfit, UnfitNow, explain
+from callbacks.fast.unguarded import check_traced
 from callbacks.place.device import map_tensors
 from callbacks.step.precision import as_float
 
 Backend = str | Callable[..., Any]
-OWN_BACKENDS = ("inductor", "aot_eager", "eager")  #: names that torch always knows
 N_PROVEN = 2  #: steps of each program that are compared with the ordinary step
 
 #: How Dynamo traces: it traces `torch.autograd.grad`, guards hooks of modules, and refuses code that changes
@@ -41,8 +42,6 @@ TRACING: dict[str, bool | str] = {
     "side_effect_replay_policy": "error",
     "record_runtime_overhead": False,  # a label for profilers at each call
 }
-#: A table of hooks of a layer.
-NO_HOOKS = re.compile(r"model(\._modules\['[^']*'\])*\._(forward|backward)_(pre_)?hooks(_with_kwargs)?")
 #: A guard that compares with a zero, for which 0.0 and -0.0 are equal.
 ZERO = re.compile(r"(.+) == .*\b0\.0\b.*")
 
@@ -56,10 +55,10 @@ def step(
     type of device whose autocast `MixedPrecision` has switched on, or "".
     """
     with torch.enable_grad():
-        if type(inputs) is tuple:
-            preds = model(*inputs)
+        if isinstance(inputs, Mapping):
+            preds = model(**inputs)
         else:
-            preds = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+            preds = model(*inputs) if type(inputs) is tuple else model(inputs)
         if mixed:
             preds = map_tensors(preds, as_float)
         if loss_func is None:
@@ -67,10 +66,8 @@ def step(
         else:
             loss = loss_func(preds, *targets) if type(targets) is tuple else loss_func(preds, targets)
         trained = [each for each in params if each.requires_grad]
-        if mixed:  # the backward pass is outside of autocast
-            with torch.autocast(mixed, enabled=False):
-                grads = torch.autograd.grad(loss, trained, allow_unused=True)
-        else:
+        # the backward pass is outside of autocast
+        with torch.autocast(mixed, enabled=False) if mixed else nullcontext():
             grads = torch.autograd.grad(loss, trained, allow_unused=True)
     preds = preds.detach() if isinstance(preds, Tensor) else tree_map_only(Tensor, Tensor.detach, preds)
     # in the memory layout of the parameter, as `backward` leaves them
@@ -78,6 +75,18 @@ def step(
         each if each is None or each.stride() == param.stride() else torch.empty_like(param).copy_(each)
         for each, param in zip(grads, trained, strict=True)
     ]  # fmt: skip
+
+
+def traced(model: Any, loss_func: Any, params: Any, inputs: Any, targets: Any, mixed: str) -> Any:
+    """`step` as it is compiled."""
+    if not torch.compiler.is_compiling():  # as after `torch.compiler.set_stance("force_eager")`
+        raise UnfitNow("torch.compile is switched off")
+    return step(model, loss_func, params, inputs, targets, mixed)
+
+
+def tensors_of(*nested: Any) -> list[Tensor]:
+    """The tensors in nested containers."""
+    return [each for each in tree_leaves(nested) if isinstance(each, Tensor)]
 
 
 class Program:
@@ -89,30 +98,22 @@ class Program:
         trained: the parameters that it computes gradients of.
         n_unproven: steps that are still to be compared with the ordinary step.
         copies: True if two of its results share memory, so gradients must be copied.
-        is_made: False if nothing was compiled, as after `torch.compiler.set_stance("force_eager")`.
         seconds: how long it took to compile.
         missing: tensors with `requires_grad` that were not passed as parameters.
         kept: what it may change, each tensor with an earlier copy.
         call: its code.
     """
 
-    def __init__(self, backend: Backend, *, graphs: bool = False, guards_hooks: bool = True):
-        self.backend, self._graphs = backend, graphs
-        self.function = FunctionType(step.__code__.replace(), dict(globals()), step.__name__)
-        options: Any = {} if guards_hooks else {"options": {"guard_filter_fn": without_hooks}}
-        self._compiled = torch.compile(
-            self.function, fullgraph=True, dynamic=False, backend=self._compile, **options
-        )
+    def __init__(self, backend: Backend, *, graphs: bool = False):
+        self._backend, self._graphs = backend, graphs
+        self._function = FunctionType(traced.__code__.replace(), dict(globals()))
         self.trained: list[Tensor] | None = None
-        self.n_unproven, self.copies, self.is_made, self.seconds = N_PROVEN, False, False, 0.0
+        self.n_unproven, self.copies, self.seconds = N_PROVEN, False, 0.0
         self.missing: list[Tensor] = []
         self.kept: list[tuple[Tensor, Tensor]] = []
         self.call: Callable[..., Any] = len
-        self._made: Any = None  # the code as torch made it, and without torch's wrappers
-        self._bare: Callable[..., Any] | None = None
+        self._bare: Callable[..., Any] | None = None  # the code as torch made it, without torch's wrappers
         self._read: list[Any] = []
-        self._refusal: Unfit | None = None
-        self._params: list[Tensor] = []
         self._entry: Any = None
         self._guards: Any = None
         self._check: Callable[[dict[str, Any]], bool] = bool
@@ -129,31 +130,42 @@ class Program:
 
     def run_first(self, here: dict[str, Any]) -> Any:
         """Compile the program, and run it; None if tensors are `missing` among the parameters."""
-        self._params, begun = here["params"], time.perf_counter()
+        begun, backend = time.perf_counter(), partial(self._compile, {*map(id, here["params"])})
+        call: Any = torch.compile(self._function, fullgraph=True, dynamic=False, backend=backend)
         try:
             with tracing():
-                outs = self._compiled(*here.values())
+                outs = call(*here.values())
+            self._find_guards(here)
         except Exception as error:
             if self.missing:
                 return None
-            raise self._refusal or Unfit(explain(error)) from error
-        finally:
-            self._params = []
+            raise explain(error) from error
         self.seconds = time.perf_counter() - begun
-        if self.is_made:
-            try:
-                self._find_guards(here)
-            except (AttributeError, TypeError, ValueError) as error:
-                raise Unfit(f"the guards of torch {torch.__version__} cannot be called ({error})") from error
         return outs
+
+    def _compile(self, passed: set[int], graph: Any, inputs: list[Any]) -> Any:
+        """Compile a graph; torch calls this before anything is run."""
+        tensors = tensors_of(inputs)
+        self.missing = [each for each in tensors if each.requires_grad and id(each) not in passed]
+        if self.missing:
+            raise Unfit("there are more tensors to compute gradients of")
+        check_traced()
+        self._read = [ref(each) for each in tensors if not each.requires_grad]
+        self.keep(())
+        made = compiled(self._backend, graph, inputs, graphs=self._graphs)
+
+        def run_once(*args: Any) -> Any:
+            self._bare, outs = unwrapped(made, args)
+            return outs
+
+        return made if self._graphs else run_once
 
     def _find_guards(self, here: dict[str, Any]) -> None:
         """Find the guards and the code that `torch.compile` has made, which are not public."""
         eval_frame: Any = import_module("torch._dynamo.eval_frame")
-        (self._entry,) = eval_frame._debug_get_cache_entry_list(self.function.__code__)
-        self._guards = self._entry.guard_manager
+        (self._entry,) = eval_frame._debug_get_cache_entry_list(self._function.__code__)
+        self._guards, names = self._entry.guard_manager, self._function.__globals__
         self._check = self._guards.root.check
-        names = self.function.__globals__
         self.call = FunctionType(self._entry.code, names)
         for name in self._entry.code.co_names:
             if name.startswith("__compiled_fn") and self._bare is not None:
@@ -161,31 +173,8 @@ class Program:
         zeros = [found[1] for each in self._guards.code_parts if (found := ZERO.fullmatch(each))]
         if zeros:
             known = {**self._guards.closure_vars, "G": names}
-            read = eval(f"lambda L: repr(({', '.join(zeros)},))", known)
-            self._zeros, self._signs = read, read(here)
-
-    def _compile(self, graph: Any, inputs: list[Any]) -> Any:
-        """Compile a graph; torch calls this before anything is run."""
-        tensors = [each for each in inputs if isinstance(each, Tensor)]
-        passed = set(map(id, self._params))
-        self.missing = [each for each in tensors if each.requires_grad and id(each) not in passed]
-        if self.missing:
-            raise Unfit("there are more tensors to compute gradients of")
-        try:
-            check_traced()
-        except Unfit as refusal:
-            self._refusal = refusal
-            raise
-        self._read = [ref(each) for each in tensors if not each.requires_grad]
-        self.keep(())
-        self.is_made = True
-        self._made = compiled(self.backend, graph, inputs, graphs=self._graphs)
-        return self._made if self._graphs else self._run_once
-
-    def _run_once(self, *args: Any) -> Any:
-        """The first call, which shows what torch's wrappers do other than calling the code."""
-        self._bare, outs = unwrapped(self._made, args)
-        return outs
+            self._zeros = eval(f"lambda L: repr(({', '.join(zeros)},))", known)
+            self._signs = self._zeros(here)
 
     def keep(self, others: Iterator[Tensor] | tuple[Tensor, ...]) -> None:
         """Copy what the program may change, and other tensors."""
@@ -206,26 +195,12 @@ class Program:
 @contextmanager
 def tracing() -> Iterator[None]:
     """Set what `TRACING` says within a block."""
-    dynamo: Any = import_module("torch._dynamo")
-    utils: Any = import_module("torch._dynamo.utils")
-    missing = [each for each in TRACING if not hasattr(dynamo.config, each)]
-    if missing:
-        raise Unfit(f"torch {torch.__version__} has no setting torch._dynamo.config.{missing[0]}")
-    with ExitStack() as stack:
-        stack.enter_context(dynamo.config.patch(TRACING))
-        stack.enter_context(warnings.catch_warnings())
+    config: Any = import_module("torch._dynamo").config
+    # here Dynamo warns and continues, as for cached functions
+    warned = mock.patch.object(import_module("torch._dynamo.utils"), "warn_once", refuse, create=True)
+    with config.patch(TRACING), warned, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # compilers warn of their own internals
-        if hasattr(utils, "warn_once"):  # where Dynamo warns and continues, as for cached functions
-            stack.enter_context(mock.patch.object(utils, "warn_once", refuse))
         yield
-
-
-def without_hooks(entries: Sequence[Any]) -> list[bool]:
-    """Which guards to keep: not those of the empty tables of hooks, six of each layer.
-
-    `Unguarded.check_hooks` notices that a hook was registered, or that another layer brings one.
-    """
-    return [not NO_HOOKS.fullmatch(each.name) for each in entries]
 
 
 def refuse(message: str, *_: Any, **__: Any) -> None:
@@ -263,7 +238,7 @@ def unwrapped(made: Any, args: tuple[Any, ...]) -> tuple[Callable[..., Any], Any
         seen[:] = passed, outs
         return outs
 
-    tensors = [each for each in args if isinstance(each, Tensor) and not each.is_inference()]
+    tensors = [each for each in tensors_of(args) if not each.is_inference()]
     versions, inner.current_callable = [each._version for each in tensors], note
     try:
         outs = made(*args)
@@ -275,10 +250,6 @@ def unwrapped(made: Any, args: tuple[Any, ...]) -> tuple[Callable[..., Any], Any
     return ((lambda *args: code([*args])) if is_same and not is_written and not mixes else made), outs
 
 
-def check_known(backend: str) -> None:
-    """Refuse an unknown name; takes seconds, since torch imports its compiler to find out."""
-    known = torch.compiler.list_backends(exclude_tags=())
-    if backend not in known:
-        raise ValueError(
-            f"WholeStep({backend!r}): there is no such backend. Choose one of {', '.join(known)}."
-        )
+def are_same(some: Collection[Any], others: Collection[Any]) -> bool:
+    """Do two collections hold the very same objects?"""
+    return len(some) == len(others) and all(map(is_, some, others))

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
-from torch.utils import _pytree as pytree
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from callbacks.core.modules import loss_module
 from callbacks.core.output import print_line
 from callbacks.core.warning import warn
-from callbacks.fast.fallback_reasons import Unfit
-from callbacks.fast.guarded_program import N_PROVEN, Backend, Program
+from callbacks.fast.fallback_reasons import Unfit, UnfitNow
+from callbacks.fast.guarded_program import N_PROVEN, Backend, Program, tensors_of
+from callbacks.fast.handed_over import Pending
 from callbacks.fast.lean_optimizer import set_grad_enabled
 from callbacks.fast.program_proof import N_TIMED, Proof, kind_of
-from callbacks.fast.unguarded import Unguarded
+from callbacks.fast.unguarded import Unguarded, check_hooks, is_hooked
 from callbacks.place.layout import GraphMemory
 
 N_SETTINGS = 8  #: programs for one kind of batch in a fit; with more, a setting changes all the time
@@ -26,33 +26,25 @@ N_TRIES = 3  #: batches in a row without a program, for a reason that may pass
 UNCOMPILED = ("eager", "aot_eager")  #: backends that generate no code, so nobody expects speed
 
 
-@dataclass(slots=True)
-class Pending:
-    """A step whose gradients are computed and not yet passed on."""
-
-    program: Program
-    here: dict[str, Any]  #: what it was computed from
-    preds: Any
-    loss: Tensor
-    grads: list[Tensor | None]  #: of `program.trained`
-
-
 class Programs:
-    """The programs of a `WholeStep`; `n_kinds` kinds of batches get one.
+    """The programs of a `WholeStep`.
 
     They outlive a fit, since compiling takes seconds: the next fit uses them again, after a new comparison
     with the ordinary step.
     """
 
-    def __init__(self, backend: Backend, n_kinds: int, *, graphs: bool = False):
-        self.backend, self.n_kinds, self.graphs = backend, n_kinds, graphs
+    def __init__(self) -> None:
         self.unguarded = Unguarded()
-        self._guards_hooks = False  # do programs check each table of hooks?
+        self.backend: Backend = ""
+        self.n_kinds, self.graphs = 0, False
         self.clear()
-        self.begin()
+        self.begin("", 0, graphs=False)
 
-    def begin(self) -> None:
+    def begin(self, backend: Backend, n_kinds: int, *, graphs: bool) -> None:
         """Start a fit: drop programs that the last one has not used, and compare the others again."""
+        if (backend, n_kinds, graphs) != (self.backend, self.n_kinds, self.graphs):
+            self.backend, self.n_kinds, self.graphs = backend, n_kinds, graphs
+            self.clear()
         self._all = [each for each in self._all if each.n_unproven < N_PROVEN]
         for each in self._all:
             each.n_unproven = N_PROVEN
@@ -93,9 +85,7 @@ class Programs:
         if learn.model is not here["model"] or learn.loss_func is not here["loss_func"]:
             here = self._take_up(learn)
         here["inputs"], here["targets"], here["mixed"] = learn.inputs, learn.targets, mixed
-        self.unguarded.check_hooks(here["params"], learn.model)
-        if self.unguarded.hooked and not self._guards_hooks:
-            self._all, self._guards_hooks = [], True
+        check_hooks(here["params"], learn.model)
         if not self.unguarded.is_same():
             self._all, self.unguarded = [], Unguarded()
         if self.graphs:
@@ -123,57 +113,46 @@ class Programs:
         if program.copies:
             grads = [each if each is None else each.clone() for each in grads]
         if self.graphs:
-            preds, loss = pytree.tree_map_only(Tensor, Tensor.clone, (preds, loss))
-        preds = as_leaf(preds) if type(preds) is Tensor else pytree.tree_map_only(Tensor, as_leaf, preds)
+            preds, loss = tree_map_only(Tensor, Tensor.clone, (preds, loss))
+        preds = as_leaf(preds) if type(preds) is Tensor else tree_map_only(Tensor, as_leaf, preds)
         return Pending(program, self.here, preds, loss.requires_grad_(), grads)
 
     def _take_up(self, learn: Any) -> dict[str, Any]:
         """Collect the present parameters of the model, the loss and what they reach."""
         module = loss_module(learn.loss_func)
         found = [*learn.model.parameters(), *(module.parameters() if module else ()), *self._extra]
-        self.here = {
-            "model": learn.model,
-            "loss_func": learn.loss_func,
-            "params": list({id(each): each for each in found}.values()),
-            "inputs": learn.inputs,
-            "targets": learn.targets,
-            "mixed": self.here.get("mixed", ""),
-        }
+        params = [*{id(each): each for each in found}.values()]
+        mixed = self.here.get("mixed", "")
+        self.here = {"model": learn.model, "loss_func": learn.loss_func, "params": params}
+        self.here |= {"inputs": learn.inputs, "targets": learn.targets, "mixed": mixed}
         for each in self._all:
             each.trained = None
         return self.here
 
     def _make(self, learn: Any, kinds: list[str]) -> Pending | None:
         """Make a program, and take its first step."""
-        if any(map(is_lazy, learn.model.parameters())):
-            return None  # the first batch makes them
-        self.unguarded.check_hooks(self._take_up(learn)["params"], learn.model)
-        hooked, kind = self.unguarded.hooked, kind_of_batch(learn)
+        check_hooks(self._take_up(learn)["params"], learn.model)
+        hooked, kind = is_hooked(learn.model), kind_of_batch(learn)
         if hooked and self._cannot_hook:
             return self._fail(Unfit(f"hooks are registered on {hooked}, and a program cannot call them"))
-        if not self._admits(learn, kinds):
+        # the first batch makes lazy parameters
+        if any(map(is_lazy, self.here["params"])) or not self._admits(learn, kinds):
             return None
-        if self._n_failed >= N_TRIES:
-            raise Unfit("torch.compile is switched off")
         if self._n_made[kind] >= N_SETTINGS:
             what = f"`{self._all[-1].failed_guard(self.here)}`" if self._all else "a method of a class"
             raise Unfit(f"{what} has changed {N_SETTINGS} times, and each value needs a program of its own")
         report_compiling(learn, self.backend, kind)
-        program = Program(self.backend, graphs=self.graphs, guards_hooks=self._guards_hooks)
+        program = Program(self.backend, graphs=self.graphs)
         try:
             pending = self._prove(learn, program, is_new=True)
         except Unfit as reason:
             self._cannot_hook = self._cannot_hook or bool(hooked)
-            # what the first steps store for later ones is there after them
-            if hooked or "changes" in str(reason):
+            if hooked or isinstance(reason, UnfitNow):
                 return self._fail(reason)
             raise
         if pending is None:
             self._extra += check_missing(program.missing, self.here)
             return self._make(learn, kinds)
-        if not program.is_made:
-            self._n_failed += 1
-            return pending
         self._n_failed = 0
         self._n_made[kind] += 1
         self.seconds += program.seconds
@@ -216,7 +195,7 @@ def as_leaf(tensor: Tensor) -> Tensor:
 
 def check_missing(missing: list[Tensor], here: dict[str, Any]) -> list[Tensor]:
     """The parameters that the loss reaches, other than those of model and loss."""
-    batch = set(map(id, pytree.tree_leaves((here["inputs"], here["targets"]))))
+    batch = set(map(id, tree_leaves((here["inputs"], here["targets"]))))
     if any(id(each) in batch for each in missing):
         raise Unfit("the batch holds tensors that require gradients")
     if not all(each.is_leaf for each in missing):
@@ -226,8 +205,7 @@ def check_missing(missing: list[Tensor], here: dict[str, Any]) -> list[Tensor]:
 
 def kind_of_batch(learn: Any) -> str:
     """Types and shapes of the tensors of a batch."""
-    leaves = pytree.tree_leaves((learn.inputs, learn.targets))
-    return ", ".join(kind_of(each) for each in leaves if isinstance(each, Tensor))
+    return ", ".join(map(kind_of, tensors_of(learn.inputs, learn.targets)))
 
 
 def report_compiling(learn: Any, backend: Backend, kind: str) -> None:

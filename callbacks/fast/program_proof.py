@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from callbacks.core import draws
 from callbacks.core.modules import loss_module
 from callbacks.fast.fallback_reasons import Unfit, unknown
-from callbacks.fast.guarded_program import Program
+from callbacks.fast.guarded_program import Program, step, tensors_of
 from callbacks.fast.refused_callbacks import check_owned
 from callbacks.fast.unguarded import Unguarded
 from callbacks.record.timer import wait_for
@@ -54,10 +54,6 @@ class Proof:
     ):
         self.program, self.learn, self.here = program, learn, here
         self.unguarded, self.ratios = unguarded, ratios
-        self.names: dict[Any, str] = {}
-        for module in filter(None, (loss_module(learn.loss_func), learn.model)):
-            parts = (*module.named_parameters(), *module.named_buffers())
-            self.names |= {each: name for name, each in parts}
         self.before = draws.take()
 
     def run(self, *, is_new: bool = False) -> Any:
@@ -67,12 +63,12 @@ class Proof:
             Unfit: the ordinary step must be taken: this one cannot become a program, or that is slower.
             RuntimeError: the program computes other numbers than the ordinary step.
         """
-        program = self.program
+        program, changed = self.program, {}
         try:
             if is_new:
                 outs, seconds = program.run_first(self.here), 0.0
-                if outs is None or not program.is_made:  # then this was the ordinary step itself
-                    return outs
+                if outs is None:
+                    return None
             else:
                 program.keep(tuple(self.learn.model.buffers()))
                 outs, seconds = self._timed(lambda *args: program.fits(self.here) and program.call(*args))
@@ -82,27 +78,23 @@ class Proof:
                 check_owned(self.learn, program)
             else:
                 self._undo()
-                self.ratios.append(seconds / max(self._timed(program.function)[1], 1e-9))
+                self.ratios.append(seconds / max(self._timed(step)[1], 1e-9))
                 check_speed(self.ratios)
-        except Exception:
+        finally:
             self._undo()
-            raise
-        self._undo()
         for tensor, value in changed.values():
             tensor.copy_(value)
         draws.put(after)
         program.copies = program.copies or shares_memory(outs, self.here)
-        program.n_unproven = max(0, program.n_unproven - 1)
-        program.kept = []
+        program.n_unproven, program.kept = max(0, program.n_unproven - 1), []
         return outs
 
     def _timed(self, call: Callable[..., Any]) -> tuple[Any, float]:
         """What a step computes, and its seconds; waits for the device."""
-        device = self.learn.device
-        wait_for(device)
+        wait_for(self.learn.device)
         begun = time.perf_counter()
         outs = call(*self.here.values())
-        wait_for(device)
+        wait_for(self.learn.device)
         return outs, time.perf_counter() - begun
 
     def _undo(self) -> None:
@@ -112,14 +104,14 @@ class Proof:
                 tensor.copy_(copied)
         draws.put(self.before)
 
-    def _ordinary(self, call: Callable[..., Any]) -> Found:
+    def _ordinary(self, call: Callable[..., Any] = step) -> Found:
         self._undo()
         return self._named(call(*self.here.values()))
 
     def _named(self, outs: Any) -> Found:
         """Copies of all that a step has computed, by name."""
         preds, loss, grads = outs
-        found = {"the loss": loss}
+        found, names = {"the loss": loss}, names_of(self.learn)
         for number, each in enumerate(pytree.tree_leaves(preds)):
             if isinstance(each, Tensor):
                 found[f"tensor {number} of the model's output"] = each
@@ -127,19 +119,19 @@ class Proof:
                 raise Unfit(unknown(each))
         for number, (param, each) in enumerate(zip(self.program.trained or (), grads, strict=True)):
             if each is not None:
-                found[f"the gradient of {self.names.get(param, number)!r}"] = each
+                found[f"the gradient of {names.get(param, number)!r}"] = each
         for number, (tensor, value) in changed_of(self.program.kept).items():
-            found[f"the buffer {self.names.get(tensor, number)!r}"] = value
+            found[f"the buffer {names.get(tensor, number)!r}"] = value
         return {name: each.detach().clone() for name, each in found.items()}
 
     def _compare(self, found: Found) -> None:
-        function, learn = self.program.function, self.learn
-        wanted = self._ordinary(lambda *args: self.unguarded.record(function, *args))
+        learn = self.learn
+        wanted = self._ordinary(lambda *args: self.unguarded.record(step, *args))
         check_draws(self.before, draws.take())
         coarse = torch.bfloat16 if self.here["mixed"] else None
         if not difference(found, wanted, coarse, {}):
             return
-        if difference(self._ordinary(function), wanted, coarse, {}):
+        if difference(self._ordinary(), wanted, coarse, {}):
             raise Unfit(UNLIKE)
         problem = difference(found, wanted, coarse, self._slacks(wanted))
         if problem:
@@ -159,19 +151,30 @@ class Proof:
         """
         draw, found = torch.Generator().manual_seed(0), dict.fromkeys(wanted, 0.0)
         weights = [(each, each.detach().clone()) for each in self.program.trained or ()]
-        try:
-            for _ in range(N_MOVED):
-                for each, still in weights:
-                    size = torch.empty(each.shape, dtype=torch.float64).uniform_(-1, 1, generator=draw).sign()
-                    each.copy_(still * (1 + ROUNDINGS * torch.finfo(each.dtype).eps * size).to(still))
-                moved = self._ordinary(self.program.function)
-                for name in wanted.keys() & moved.keys():
-                    gap = (moved[name].double() - wanted[name].double()).abs().nan_to_num(0.0, posinf=0.0)
-                    found[name] = max(found[name], TIMES * gap.max().item() if gap.numel() else 0.0)
-        finally:
+        self.program.kept += weights  # they are restored as everything else
+
+        def moved(*args: Any) -> Any:
             for each, still in weights:
-                each.copy_(still)
+                size = torch.empty(each.shape, dtype=torch.float64).uniform_(-1, 1, generator=draw).sign()
+                each.copy_(still * (1 + ROUNDINGS * torch.finfo(each.dtype).eps * size).to(still))
+            return step(*args)
+
+        for _ in range(N_MOVED):
+            for name, each in self._ordinary(moved).items():
+                if name in wanted and each.numel():
+                    gap = (each.double() - wanted[name].double()).abs().nan_to_num(0.0, posinf=0.0)
+                    found[name] = max(found[name], TIMES * gap.max().item())
         return found
+
+
+def names_of(learn: Any) -> dict[Any, str]:
+    """The names of parameters and buffers, for messages."""
+    modules = [each for each in (loss_module(learn.loss_func), learn.model) if each is not None]
+    return {
+        each: name
+        for module in modules
+        for name, each in (*module.named_parameters(), *module.named_buffers())
+    }
 
 
 def changed_of(kept: list[tuple[Tensor, Tensor]]) -> dict[int, tuple[Tensor, Tensor]]:
@@ -240,10 +243,9 @@ def largest(tensor: Tensor) -> float:
 def shares_memory(outs: Any, here: dict[str, Any]) -> bool:
     """Does a gradient share memory with another tensor?"""
     preds, loss, grads = outs
-    others = pytree.tree_leaves((preds, loss, here["params"], here["inputs"], here["targets"]))
-    seen = {place_of(each) for each in others if isinstance(each, Tensor)}
+    others = tensors_of(preds, loss, here["params"], here["inputs"], here["targets"])
     places = [place_of(each) for each in grads if each is not None and each.numel()]
-    return len(set(places)) < len(places) or not seen.isdisjoint(places)
+    return len(set(places)) < len(places) or not set(map(place_of, others)).isdisjoint(places)
 
 
 def place_of(tensor: Tensor) -> int:

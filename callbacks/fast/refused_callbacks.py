@@ -107,19 +107,18 @@ def check_writers(learn: Any) -> None:
 def uses_data(function: Any, depth: int = 3) -> bool:
     """Does a function, or one that it names, use an attribute `data` of something other than the learner?"""
     function = getattr(function, "__func__", function)
-    code, named = function, []
-    if isinstance(function, FunctionType) and not str(function.__module__).startswith("torch"):
-        code, known = function.__code__, function.__globals__
-        cells = [each.cell_contents for each in function.__closure__ or ()]
-        named = [*cells, *(known.get(name) for name in code.co_names)] if depth else []
-    if not isinstance(code, CodeType):
+    if not isinstance(function, FunctionType) or str(function.__module__).startswith("torch"):
         return False
-    for before, each in pairwise(dis.get_instructions(code)):
-        if each.opname in ("LOAD_ATTR", "STORE_ATTR") and each.argval == "data" and before.argval != "learn":
-            return True
-    return any(uses_data(each, depth) for each in code.co_consts) or any(
-        uses_data(each, depth - 1) for each in named
-    )
+    codes = [function.__code__]
+    for code in codes:  # the functions within follow
+        codes += [each for each in code.co_consts if isinstance(each, CodeType)]
+        for before, each in pairwise(dis.get_instructions(code)):
+            is_used = each.opname in ("LOAD_ATTR", "STORE_ATTR") and each.argval == "data"
+            if is_used and before.argval != "learn":
+                return True
+    named = [function.__globals__.get(name) for code in codes for name in code.co_names]
+    cells = [each.cell_contents for each in function.__closure__ or ()]
+    return depth > 0 and any(uses_data(each, depth - 1) for each in (*named, *cells))
 
 
 def check_owned(learn: Any, program: Any) -> None:

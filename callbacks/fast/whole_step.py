@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -11,12 +10,11 @@ from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.settings import check_count
 from callbacks.core.warning import warn
 from callbacks.fast.fallback_reasons import Unfit
-from callbacks.fast.guarded_program import OWN_BACKENDS, Backend, check_known
-from callbacks.fast.handed_over import add_gradients, check_gradients, check_read, stamp_of
+from callbacks.fast.guarded_program import Backend
+from callbacks.fast.handed_over import Pending
 from callbacks.fast.lean_optimizer import LeanUpdate, zero_grad
-from callbacks.fast.program_choice import Pending, Programs
+from callbacks.fast.program_choice import Programs
 from callbacks.fast.refused_callbacks import (
-    AFTER_PRED,
     BEFORE_GRADIENTS,
     INNER,
     check_overridden,
@@ -59,7 +57,6 @@ class WholeStep(Callback):
         backend: what compiles: `"inductor"`, `"aot_eager"`, `"eager"`, another name that `torch.compile`
             knows, or a function of graph module and inputs that returns a function. `"eager"` and
             `"aot_eager"` generate no code, which helps to find an error; their programs are not timed.
-        update: deprecated, has no effect: the update is always that of `LeanStep`.
         n_programs: how many kinds of batches get a program, at least 1.
         graphs: on CUDA, record each program of `"inductor"` as a CUDA graph, which replays all kernels at
             once. Predictions and the loss are copied, weights and buffers are not. Not tried on a GPU yet.
@@ -86,50 +83,32 @@ class WholeStep(Callback):
         self,
         backend: Backend = "inductor",
         *,
-        update: Literal["compiled", "ordinary"] | None = None,
         n_programs: int = 4,
         graphs: bool = False,
         name: str | None = None,
     ):
         super().__init__(name=name)
-        if not (callable(backend) or (isinstance(backend, str) and backend)):
-            raise ValueError(
-                f"WholeStep({backend!r}): pass the name of a backend, such as 'inductor', or a function of a "
-                "graph module and its inputs."
-            )
-        if isinstance(backend, str) and backend not in OWN_BACKENDS:
-            check_known(backend)
+        check_backend(backend)
         check_count("WholeStep", "n_programs", n_programs, 1)
-        if update is not None:
-            warnings.warn(
-                f"WholeStep(update={update!r}) has no effect: the update is always that of LeanStep. Leave "
-                "the argument out.",
-                DeprecationWarning,
-                stacklevel=2,
-            )
-        self.backend, self.update, self.n_programs, self.graphs = backend, update, n_programs, graphs
+        self.backend, self.n_programs, self.graphs = backend, n_programs, graphs
         self.kinds: list[str] = []
-        self._programs = self._new_programs()
+        self._programs = Programs()
         self._reason: str | None = None
         self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        """The attributes without the programs, which cannot be copied."""
-        learners = {"_pending": None, "_callbacks": None, "_update": LeanUpdate(len)}
-        return {**vars(self), **learners, "_programs": self._new_programs()}
-
-    def _new_programs(self) -> Programs:
-        return Programs(self.backend, self.n_programs, graphs=self.graphs)
+        """The attributes without the programs and the learner, which cannot be copied."""
+        left_out = {"_pending": None, "_callbacks": None, "_update": LeanUpdate(len)}
+        return {**vars(self), **left_out, "_programs": Programs()}
 
     def _forget(self) -> None:
         self._pending: Pending | None = None
         self._is_on = False  # in a training pass, not where `learn.check()` tries the operations one by one
         self._callbacks: Any = None
         self._mixed = ""
-        self._stamp: Any = None
-        self._late: str | None = None  # a reason that is still to be reported
+        self._stamp: list[int] = []
         self._update = LeanUpdate(len)  # called with a reason that nobody needs to know
-        self._is_watched = self._is_read_late = False
+        self._is_watched = False
 
     @property
     def fallback(self) -> str | None:
@@ -141,41 +120,32 @@ class WholeStep(Callback):
         """Seconds that compiling took in this fit, or the last; 0 if all programs are of an earlier one."""
         return self._programs.seconds
 
-    @property
-    def compiles_update(self) -> bool:
-        """Deprecated, always False: the update is not part of the programs."""
-        return False
-
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._forget()
         self._reason, self.kinds = None, []
-        known = self._programs.backend, self._programs.n_kinds, self._programs.graphs
-        if known != (self.backend, self.n_programs, self.graphs):
-            self._programs = self._new_programs()
-        self._programs.begin()
+        self._programs.begin(self.backend, self.n_programs, graphs=self.graphs)
         self._look(learn)
 
     def _look(self, learn: Any) -> None:
-        """Examine the callbacks, at the start of a fit and when they change during it."""
+        """Examine the callbacks, at the start of a fit and when they have changed during it."""
+        if learn.callbacks is self._callbacks:
+            return
         check_together(self, learn)
         self._callbacks = learn.callbacks
-        self._is_read_late = bool(meddlers(learn, AFTER_PRED))
         self._is_watched = bool(meddlers(learn, BEFORE_GRADIENTS))
-        precise = any(isinstance(each, MixedPrecision) for each in learn.callbacks)
-        kind = learn.device.type
-        self._mixed = ("cpu" if kind == "meta" else kind) if precise else ""
+        is_mixed = any(isinstance(each, MixedPrecision) for each in learn.callbacks)
+        kind = learn.device.type if is_mixed else ""
+        self._mixed = "cpu" if kind == "meta" else kind
         try:
             check_overridden(self, learn)
             check_writers(learn)
         except Unfit as reason:
             self._fall_back(reason)
-            self._report()
 
     def before_train(self, learn: LearnerProtocol) -> None:
         self._pending = None  # left over from a pass that ended in the middle
         self._is_on = True
-        if learn.callbacks is not self._callbacks:  # the new one may override forward
-            self._look(learn)
+        self._look(learn)  # a new callback may override `forward`
 
     def forward(self, learn: Any) -> None:
         # without gradients: a callback uses the model in the middle of a batch
@@ -183,45 +153,45 @@ class WholeStep(Callback):
             learn.forward()
             return
         self._pending = None
-        if learn.callbacks is not self._callbacks:
-            self._look(learn)
+        self._look(learn)
         if self._is_on and self._reason is None:
             try:
                 self._pending = self._programs.run(learn, self._mixed, self.kinds)
             except Unfit as reason:
+                learn.forward()  # an error in the user's code comes before the warning
                 self._fall_back(reason)
+                return
         if self._pending is None:
             learn.forward()
             return
         learn.preds = self._pending.preds
-        if self._is_read_late:
-            self._stamp = stamp_of(self._pending)
+        if self._is_watched:
+            self._stamp = self._pending.stamp()
 
     def _fall_back(self, reason: Unfit) -> None:
         """Take the ordinary step from now on."""
         if self._reason is None:
-            self._reason = self._late = str(reason)
-            self.kinds = []
+            self._reason, self.kinds = str(reason), []
             self._programs.clear()
+            warn(f"WholeStep: the ordinary step is taken, because {reason}.")
 
     def compute_loss(self, learn: Any) -> None:
         pending = self._pending
         if pending is None or not learn.training:
             learn.compute_loss()
             return
-        if self._is_read_late:
-            check_read(learn, pending, self._stamp)
+        if self._is_watched:
+            pending.check_read(learn, self._stamp)
         learn.loss_grad = pending.loss
 
     def backward(self, learn: Any) -> None:
         pending, self._pending = self._pending, None
         if pending is None:
-            self._report()
             learn.backward()
             return
         if self._is_watched:
-            check_gradients(learn, pending, self._programs)
-        add_gradients(learn, pending)
+            pending.check_gradients(learn)
+        pending.add_gradients(learn)
 
     def step(self, learn: Any) -> None:
         if self._reason is None:
@@ -237,8 +207,14 @@ class WholeStep(Callback):
         self._forget()
         self._programs.rest()
 
-    def _report(self) -> None:
-        """Warn of a fallback, after the ordinary step has shown that the user's code works."""
-        if self._late is not None:
-            reason, self._late = self._late, None
-            warn(f"WholeStep: the ordinary step is taken, because {reason}.")
+
+def check_backend(backend: object) -> None:
+    """Refuse what is no backend; for an unknown name, torch imports its compiler, which takes seconds."""
+    if callable(backend) or backend in ("inductor", "aot_eager", "eager"):
+        return
+    known = torch.compiler.list_backends(exclude_tags=())
+    if backend not in known:
+        raise ValueError(
+            f"WholeStep({backend!r}): there is no such backend. Choose one of {', '.join(known)}, or pass a "
+            "function of a graph module and its inputs."
+        )
