@@ -27,27 +27,32 @@ class Kept:
         self.optimizer = optimizer
         self.changed = {*names, "betas"} if "momentum" in names else set(names)
         self.earlier: Kept | None = None  # of the optimizer whose place this one has taken in mid-fit
-        self.groups = [settings_of(group) for group in optimizer.param_groups]
-        self.tensors = [
-            {name: value for name, value in group.items() if isinstance(value, Tensor)}
-            for group in optimizer.param_groups
-        ]
+        self.groups, self.tensors = list[Settings](), list[Settings]()
+        self.note_added()
         self.attributes = set(getattr(optimizer, "__dict__", ()))
 
     def of(self, optimizer: torch.optim.Optimizer) -> Kept:
-        """Itself; or, where another optimizer has taken the place of its own, what that one has now.
+        """Itself, with added groups; or, if another optimizer has replaced its own, what that one has now.
 
         `restore` gives both their settings.
         """
         if optimizer is self.optimizer:
+            self.note_added()
             return self
         new = Kept(optimizer, *self.changed)
         new.earlier = self
         return new
 
+    def note_added(self) -> None:
+        """Keep the settings of groups that were added since the last call, as they are now."""
+        for group in self.optimizer.param_groups[len(self.groups) :]:
+            self.groups.append(settings_of(group))
+            self.tensors.append({name: value for name, value in group.items() if isinstance(value, Tensor)})
+
     @contextmanager
     def noting(self) -> Iterator[None]:
         """Note which settings the block changes or adds."""
+        self.note_added()
         before = [dict(group) for group in self.optimizer.param_groups]
         yield
         for group, old in zip(self.optimizer.param_groups, before, strict=False):

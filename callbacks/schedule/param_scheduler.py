@@ -97,9 +97,10 @@ class ParamScheduler(Callback):
                 "ParamScheduler(..., n_batches=...), use a loader with a length, or end the fit after "
                 "some steps, with StopAfter('1000 steps')."
             )
-        if self._kept is not None:
-            self._kept = self._kept.of(learn.optimizer)  # it may have been replaced
-        self._put(learn.optimizer.param_groups, *self._progress(learn, n_batches))
+        kept, groups = self._kept, learn.optimizer.param_groups
+        if kept is not None and (kept.optimizer is not learn.optimizer or len(groups) > len(kept.groups)):
+            self._kept = kept.of(learn.optimizer)
+        self._put(groups, *self._progress(learn, n_batches))
 
     def _progress(self, learn: LearnerProtocol, n_batches: int | None) -> tuple[float, int]:
         """The progress at this batch, and the number of steps of the schedule."""

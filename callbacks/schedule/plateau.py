@@ -91,7 +91,7 @@ class ReduceLROnPlateau(Callback):
             self.rest, self.wait = self.rest - 1, 0
         if self.wait > self.patience:
             if self._kept is not None:
-                self._kept = self._kept.of(learn.optimizer)  # it may have been replaced
+                self._kept = self._kept.of(learn.optimizer)  # groups may be new, or the optimizer
             self._reduce(learn.optimizer.param_groups)
 
     def _reduce(self, groups: list[dict[str, Any]]) -> None:

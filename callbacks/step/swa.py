@@ -108,8 +108,9 @@ class SWA(Callback):
     def before_epoch(self, learn: LearnerProtocol) -> None:
         if self.lr is not None and learn.epoch >= self._first(learn):
             groups = learn.optimizer.param_groups
-            if self._kept is not None and learn.optimizer is not self._kept.optimizer:
-                self._kept, self.rates = self._kept.of(learn.optimizer), None
+            if self._kept is not None:
+                self.rates = self.rates if learn.optimizer is self._kept.optimizer else None
+                self._kept = self._kept.of(learn.optimizer)
             self.rates = self.rates or []
             self.rates += [float(group["lr"]) for group in groups[len(self.rates) :]]  # once for each
             for group, rate in zip(groups, self.rates, strict=False):

@@ -20,11 +20,13 @@ from torch.optim.lr_scheduler import ExponentialLR
 from callbacks import (
     SWA,
     GradientClip,
+    Order,
     ParamScheduler,
     ReduceLROnPlateau,
     TorchScheduler,
     on,
 )
+from callbacks.annealers import lin
 
 # Rates
 
@@ -85,6 +87,44 @@ def test_swa_anneals_a_group_that_comes_in_mid_fit_from_its_own_rate():
     learner_of(line(), SWA(0, lr=0.05, anneal_epochs=4, anneal="linear"), add, look).fit(4)
     assert rates[1] == pytest.approx([0.075, 0.175])
     assert rates[3] == pytest.approx([0.05, 0.05])
+
+
+def with_added_group(event, batch_idx, callback, n_epochs=3):
+    """The rates of an added group in each update, and of all groups after the fit."""
+    extra, seen = nn.Parameter(torch.zeros(1)), []
+    add = at(
+        event, 1, batch_idx, lambda learn: learn.optimizer.add_param_group({"params": [extra], "lr": 0.3})
+    )
+
+    @on("before_step", order=Order.SAVE)
+    def look(learn):
+        seen.append([float(group["lr"]) for group in learn.optimizer.param_groups])
+
+    learn = learner_of(line(), callback, add, look)
+    learn.fit(n_epochs)
+    return [each[1] for each in seen if len(each) > 1], [g["lr"] for g in learn.optimizer.param_groups]
+
+
+@pytest.mark.parametrize(("event", "batch_idx"), [("before_train", 0), ("after_step", 1)])
+def test_a_group_that_comes_in_mid_fit_has_rates_relative_to_its_own(event, batch_idx):
+    half = ParamScheduler({"lr": lambda progress: 0.5}, relative=True)
+    rates, after = with_added_group(event, batch_idx, half)
+    assert set(rates) == {0.15}
+    assert after == [0.1, 0.3]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ParamScheduler({"lr": lin(0.5, 0.0)}),
+        lambda: TorchScheduler(partial(ExponentialLR, gamma=0.5), every="1 step"),
+        lambda: ReduceLROnPlateau("train_loss", patience=0, min_delta=10.0),
+        lambda: SWA(0, lr=0.5),
+    ],
+)
+@pytest.mark.parametrize(("event", "batch_idx"), [("before_train", 0), ("after_step", 1)])
+def test_a_group_that_comes_in_mid_fit_gets_its_rate_back(make, event, batch_idx):
+    assert with_added_group(event, batch_idx, make())[1] == [0.1, 0.3]
 
 
 # Clipping
