@@ -222,4 +222,4 @@ def warn_of_limits(learn: FullLearner) -> None:
             found.setdefault(limit, []).append(name)
     if found:
         why = " ".join(f"The {' and '.join(names)} data: {limit}" for limit, names in found.items())
-        warn(f"an interrupted run may not resume bit for bit. {why}")
+        warn(f"a run that is interrupted may not resume bit for bit. {why}")
