@@ -194,7 +194,7 @@ def check_not_hidden(cls: type, owner: type, base: type, name: str) -> None:
     """Raise an error for a mixin whose hook is hidden by the empty one of the contract."""
     if owner is not cls and hasattr(base, name) and getattr(cls, name) is getattr(base, name):
         raise TypeError(
-            f"{owner.__name__}.{name} would never be called, since {base.__name__} stands before "
+            f"{owner.__name__}.{name} would never be called, because {base.__name__} comes before "
             f"{owner.__name__}: write class {cls.__name__}({owner.__name__}, {base.__name__})."
         )
 

@@ -279,9 +279,9 @@ def check_equal(learn: Any, found: list[dict[str, Any]]) -> None:
             raise RuntimeError(
                 f"the processes have diverged: rank 0 does not have the same {name} as rank "
                 f"{' and '.join(map(str, others))}{counts}, in epoch {learn.epoch}, batch "
-                f"{learn.batch_idx}. A callback has acted in some of them only, as by CancelStep or by a "
-                "change of weights or rates. Let it decide by what is equal in all: learn.results, the "
-                "clock, or learn.ranks.gather(value)."
+                f"{learn.batch_idx}. A callback has acted in only some of them, such as with CancelStep or a "
+                "change of weights or rates. Let it decide by values that are equal in all: learn.results, "
+                "the clock, or learn.ranks.gather(value)."
             )
 
 

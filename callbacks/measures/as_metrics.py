@@ -49,7 +49,7 @@ def named_metrics(metrics: tuple[Any, ...]) -> dict[str, Any]:
     for name, count in Counter(names).items():
         if count > 1:
             raise ValueError(
-                f"{count} metrics are called {name!r}: give one a `name` attribute of its own, as in "
+                f"{count} metrics are called {name!r}: give one its own `name` attribute, as in "
                 f"metric.name = 'my_{name}'."
             )
     return dict(zip(names, made, strict=True))
@@ -74,9 +74,7 @@ def as_metric(metric: Any) -> Any:
         return spread(metric) if n_required(metric) > 2 else metric
     hint = " Give metrics one by one, not in a list." if isinstance(metric, (list, tuple)) else ""
     if isinstance(metric, str):
-        hint = (
-            f" Names are for recipes; here it is the thing itself, as from callbacks import {named(metric)}."
-        )
+        hint = f" Names are for recipes; here pass the object itself: from callbacks import {named(metric)}."
     elif isinstance(metric, type) and issubclass(metric, torch.nn.Module):
         hint = f" Pass an instance, {metric.__name__}()."
     raise TypeError(

@@ -45,7 +45,7 @@ class Best:
         """Check that the result will be measured, and forget what was best; call it in `before_fit`.
 
         Raises:
-            ValueError: nothing of that name is measured, or which way is better is not known.
+            ValueError: no result has that name, or the better direction is not known.
         """
         self.value = self.epoch = None
         check_measured(self.monitor, learn, self.owner)
@@ -59,8 +59,8 @@ class Best:
             )
         if known not in (None, self.direction):
             warn(
-                f"{self.owner}(mode={self.mode!r}): the better way of {self.monitor} is {known!r}. "
-                f"Leave mode out to go by that."
+                f"{self.owner}(mode={self.mode!r}): the better direction of {self.monitor} is {known!r}. "
+                f"Leave mode out to use it."
             )
 
     def update(self, learn: LearnerProtocol) -> bool | None:
@@ -112,12 +112,12 @@ def check_measured(monitor: str, learn: LearnerProtocol, owner: str) -> None:
         other = f"train_{monitor.removeprefix('valid_')}"
         found = other if other in names else "train_loss"
         raise ValueError(
-            f"{place}: there is no validation data. Give some, with Data(train, valid), or go by the "
+            f"{place}: there is no validation data. Pass some, with Data(train, valid), or monitor the "
             f"training data with {argument}={found!r}."
         )
     close = get_close_matches(monitor, names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ValueError(
-        f"{place}: nothing of that name is measured.{hint} There are: {', '.join(names)}. Pass one of them, "
+        f"{place}: no result has that name.{hint} There are: {', '.join(names)}. Pass one of them, "
         f"or add the metric with Learner(metrics=[...])."
     )

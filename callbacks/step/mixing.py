@@ -120,7 +120,9 @@ class LabelMix(Mixer):
         super().__init__(1.0, seed, name)
         self.amount = check_share("LabelMix", "amount", amount)
         if amount == 1:
-            raise ValueError("LabelMix(amount=1): an item's own target would not count: write less than 1.")
+            raise ValueError(
+                "LabelMix(amount=1): an item's own target would have no weight: write less than 1."
+            )
 
     def mix(self, learn: LearnerProtocol, shift: int) -> float:
         """The share of the loss against an item's own target."""

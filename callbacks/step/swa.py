@@ -195,7 +195,7 @@ def check_settings(start: Any, lr: Any, anneal_epochs: Any, anneal: Any) -> None
     check_count("SWA", "anneal_epochs", anneal_epochs, 0)
     check_choice("SWA", "anneal", anneal, ("cos", "linear"))
     if anneal_epochs and lr is None:
-        raise ValueError(f"SWA(anneal_epochs={anneal_epochs}): to which rate? Give lr too, as in lr=0.01.")
+        raise ValueError(f"SWA(anneal_epochs={anneal_epochs}): lr is missing. Pass it too, as in lr=0.01.")
 
 
 def check_others(learn: LearnerProtocol) -> None:

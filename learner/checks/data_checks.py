@@ -136,6 +136,6 @@ def item_problems(learn: FullLearner) -> Iterator[Exception]:
         return
     yield LearnerWarning(
         f"a batch has {in_inputs} items by its inputs and {n_items} by its targets "
-        f"({describe(learn.batch)}); it counts as {n_items}, in means and in learn.n_samples. To confirm or "
+        f"({describe(learn.batch)}); means and learn.n_samples use {n_items}. To confirm or "
         "change the number, pass Data(..., n_items=lambda batch: ...)."
     )

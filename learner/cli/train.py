@@ -58,7 +58,9 @@ def add_sweep(verbs: Verbs[Parser]) -> None:
 def do_run(options: argparse.Namespace) -> int:
     """Train."""
     if options.resume and options.keep_nothing:
-        raise Mistake("--resume and --keep-nothing: nothing kept, nothing to resume. Omit one of them.")
+        raise Mistake(
+            "--resume and --keep-nothing: a run that keeps nothing cannot be resumed. Omit one of them."
+        )
     if options.resume:
         learn = run_or_resume(load(options), options.runs, options.differ)
     else:

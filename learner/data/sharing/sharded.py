@@ -61,9 +61,9 @@ class Sharding:
             yield LearnerWarning(f"{where}, which {more} of {n_items} items in each pass. {hint}")
         if not self.is_certain and not ranks.sharded:
             yield LearnerWarning(
-                f"{where} that asks for the rank of its process, so its items count as those of this rank "
-                "alone. To confirm this, pass Distributed(sharded=True). If every rank yields the same "
-                "items, let it not ask for the rank, so that they are shared out."
+                f"{where} that asks for the rank of its process, so its items are taken as those of this "
+                "rank only. To confirm this, pass Distributed(sharded=True). If every rank yields the same "
+                "items, remove the code that asks for the rank; the items are then shared out."
             )
 
 

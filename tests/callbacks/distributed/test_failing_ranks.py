@@ -222,7 +222,7 @@ def test_a_disk_that_stays_full_ends_all(tmp_path: Path) -> None:
 )
 def test_processes_that_differ_are_refused_by_all_with_what_and_where(own: Any, words: str) -> None:
     for each, _ in in_ranks(3, error_on_one, own):
-        assert each.startswith("ValueError: the processes would not train the same:\n  ")
+        assert each.startswith("ValueError: the processes would train different things:\n  ")
         assert words.replace("rank 0, 2", "ranks 0, 2") in each
 
 

@@ -36,7 +36,7 @@ def test_where_the_better_way_is_not_known_mode_is_needed():
 
 
 def test_a_mode_that_contradicts_the_metric_raises_a_warning():
-    with pytest.warns(LearnerWarning, match="the better way of valid_accuracy is 'max'"):
+    with pytest.warns(LearnerWarning, match="the better direction of valid_accuracy is 'max'"):
         epochs_run([1], result="valid_accuracy", better="max", mode="min")
 
 

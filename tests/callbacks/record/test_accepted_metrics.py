@@ -142,7 +142,7 @@ def test_accuracy_of_scores_with_the_classes_last_gets_a_hint_on_what_to_write()
         (lambda preds, targets: 0, "has no name"),
         (partial(lambda preds, targets, k: 0, k=1), "has no name"),
         ("accuracy", "is not a metric: pass a function"),
-        ("rmse", "as from callbacks import RMSE"),
+        ("rmse", "pass the object itself: from callbacks import RMSE"),
         (None, "is not a metric"),
         ([RMSE()], "one by one, not in a list"),
         (nn.L1Loss, r"is not a metric: .* Pass an instance, L1Loss\(\)"),

@@ -218,7 +218,7 @@ def test_without_a_loss_in_validation_metrics_are_measured_and_no_valid_loss():
 @pytest.mark.parametrize("watch", [EarlyStopping, ReduceLROnPlateau])
 def test_a_monitor_of_a_missing_loss_is_refused_after_the_first_epoch(watch):
     learn = make(Detector(), detection(n_inputs=2), total_in_training, callbacks=[watch("valid_loss")])
-    with pytest.raises(ValueError, match=r"nothing of that name is measured.*train_loss"):
+    with pytest.raises(ValueError, match=r"no result has that name.*train_loss"):
         learn.fit(3)
     assert learn.epoch == 0
 
