@@ -40,7 +40,7 @@ class Comparison:
         """The best value of a result, or the last one if its better direction is not known."""
         best = record.best(name)
         if best is not None:
-            return float(best.value)
+            return best.value
         found = [row[name] for row in record.rows if isinstance(row.get(name), (int, float))]
         return float(found[-1]) if found else None
 
@@ -173,7 +173,7 @@ def verdict(found: Comparison) -> str:
     top = found.records[best[0]].best(name)
     assert top is not None
     names = ", ".join(found.names[n] for n in best)
-    return paragraph(f"Best {name}: {names}, with {shown(float(top.value))} in epoch {top.epoch}.")
+    return paragraph(f"Best {name}: {names}, with {shown(top.value)} in epoch {top.epoch}.")
 
 
 def results_table(found: Comparison) -> str:

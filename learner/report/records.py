@@ -11,13 +11,11 @@ from typing import Any, TypeGuard
 
 from torch.nn.parameter import is_lazy
 
-from callbacks.core.modules import plain_name
 from callbacks.core.settings import is_number as is_finite
 from callbacks.history.direction import Direction, guess_direction
 from callbacks.optim.optimizers import title_of
-from learner.data.loaders import n_batches_of
-from learner.data.tensors import counted
 from learner.files.run_files import facts_in
+from learner.report.composition import checkpoint_folder, composition, monitored_by
 from learner.state.fingerprint import versions
 from learner.state.protocol import FullLearner
 
@@ -91,7 +89,7 @@ class Record:
         if direction is None or not found:
             return None
         value, epoch = (min if direction == "min" else max)(found, key=lambda pair: pair[0])
-        return Best(float(value), epoch, direction)
+        return Best(value, epoch, direction)
 
     @property
     def main_result(self) -> str | None:
@@ -238,27 +236,7 @@ def record_of_learner(learn: FullLearner) -> Record:
         facts={
             "n_parameters": sum(each.numel() for each in trained),
             "environment": versions(learn),
+            "monitored": {"name": monitored_by(learn)},
+            "checkpoints": checkpoint_folder(learn),
         },
     )
-
-
-def composition(learn: FullLearner) -> dict[str, str]:
-    """The parts of a learner in words."""
-    data, groups = learn.data, [] if learn.optimizer is None else learn.optimizer.param_groups
-    loss = learn.loss_func
-    words = {
-        "data": ", ".join(
-            f"{name}: {counted(n, 'batch', 'batches') if n else 'an unknown number of batches'}"
-            for name, loader in (("train", data.train), ("valid", data.valid))
-            if loader is not None
-            for n in (n_batches_of(loader),)
-        ),
-        "model": type(learn.model).__name__,
-        "loss": "the model's own" if loss is None else plain_name(loss),
-        "optimizer": title_of(learn.optimizer),
-    }
-    rates = dict.fromkeys(f"{group['lr']:g}" for group in groups if is_number(group.get("lr")))
-    if rates:
-        words["optimizer.lr"] = ", ".join(rates)
-    words["callbacks"] = ", ".join(each.name for each in learn.callbacks)
-    return words

@@ -16,6 +16,7 @@ from learner.files.run_files import BEST, FINAL, weights_file
 from learner.report.curves import Line, panel, values_of
 from learner.report.page import Cell, card, code, page, paragraph, picture, section, shown, table
 from learner.report.records import Record, is_number
+from learner.resume.best import best_in
 
 N_CARDS = 3  # results in addition to the main one
 MAX_PANELS = 24
@@ -68,10 +69,11 @@ def result_section(record: Record) -> str:
 
 
 def ordered(record: Record) -> list[str]:
-    """Results: those whose better direction is known first, and of these those of validation."""
+    """The main result, then those whose better direction is known, and of these those of validation."""
+    main = record.main_result
 
-    def key(name: str) -> tuple[bool, bool, bool]:
-        return record.best(name) is None, not name.startswith("valid_"), name.endswith("loss")
+    def key(name: str) -> tuple[bool, bool, bool, bool]:
+        return name != main, record.best(name) is None, not name.startswith("valid_"), name.endswith("loss")
 
     return sorted(record.results, key=key)
 
@@ -80,7 +82,7 @@ def best_card(record: Record, name: str, *, is_main: bool) -> str:
     """A large number with its name and epoch."""
     best = record.best(name)
     assert best is not None
-    return card(shown(float(best.value)), name, f"best in epoch {best.epoch}", is_main=is_main)
+    return card(shown(best.value), name, f"best in epoch {best.epoch}", is_main=is_main)
 
 
 def result_table(record: Record) -> str:
@@ -90,7 +92,7 @@ def result_table(record: Record) -> str:
         best = record.best(name)
         last = next(row[name] for row in reversed(record.rows) if is_number(row.get(name)))
         better = "" if best is None else {"min": "lower", "max": "higher"}[best.direction]
-        found = [None, None] if best is None else [float(best.value), best.epoch]
+        found = [None, None] if best is None else [best.value, best.epoch]
         rows.append([name, *found, last, better])
     return table(["result", "best", "epoch", "last", "better"], rows, caption="Results")
 
@@ -127,7 +129,7 @@ def result_panel(record: Record, title: str, names: Sequence[str]) -> str:
         mark = None if best is None else (best.epoch, best.value)
         lines.append(Line(name, record.epochs, values_of(record.rows, name), mark))
     best = record.best(marked) if marked else None
-    caption = f"best {marked}: {shown(float(best.value))} in epoch {best.epoch}" if best else ""
+    caption = f"best {marked}: {shown(best.value)} in epoch {best.epoch}" if best else ""
     return panel(title, caption, lines)
 
 
@@ -210,7 +212,7 @@ def commands(record: Record) -> str:
     """The exact commands to resume, reproduce and load the run."""
     folder = record.folder
     if folder is None:
-        return ""
+        return commands_in_python(record.facts.get("checkpoints"))
     path = shlex.quote(str(folder))
     weights = weights_file(folder, BEST) or weights_file(folder, FINAL)
     parts = []
@@ -220,6 +222,17 @@ def commands(record: Record) -> str:
         parts += ["<h3>Reproduce</h3>", code(f"learner run {shlex.quote(str(folder / 'recipe.yaml'))}")]
     if weights is not None:
         parts += ["<h3>Load</h3>", code(loading(folder, weights))]
+    return "".join(parts)
+
+
+def commands_in_python(folder: str | None) -> str:
+    """How to resume a fit and load its weights, for a learner that saves checkpoints in a folder."""
+    if folder is None:
+        return ""
+    parts = ["<h3>Resume</h3>", code("learn.fit(n_epochs, resume='auto')  # in the same script")]
+    if best_in(Path(folder)) is not None:
+        text = f"learn = Learner(model, Data([]))  # prediction needs no data\nlearn.load_best({folder!r})"
+        parts += ["<h3>Load</h3>", code(text)]
     return "".join(parts)
 
 

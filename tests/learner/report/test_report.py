@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from html import unescape
 from itertools import product
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from browser import CHROMIUM, Browser
 
-from callbacks import EarlyStopping
+from callbacks import EMA, Callback, Checkpoint, EarlyStopping, LRMonitor
 from learner.cli.commands import main
 from learner.report.records import record_of_folder
 
@@ -222,3 +224,34 @@ def test_the_page_fits_the_screen_and_follows_its_scheme(folder):
             background = browser.evaluate("getComputedStyle(document.body).backgroundColor")
             assert (sum(map(int, re.findall(r"\d+", background))) > 384) == (scheme == "light")
         assert browser.problems == []
+
+
+def test_a_learner_reports_what_its_callbacks_were_given_and_how_to_load_its_weights(make_learner, tmp_path):
+    saving = Checkpoint(tmp_path / "run", best="valid_loss")
+    learn = make_learner(callbacks=[EarlyStopping("train_loss", patience=7), EMA(0.9), saving, LRMonitor])
+    learn.fit(2)
+    text = " ".join(unescape(text_of(learn.report().html)).split())
+    for name, words in {
+        "EarlyStopping": "monitor: train_loss, patience: 7",
+        "EMA": "decay: 0.9",
+        "Checkpoint": f"folder: {tmp_path / 'run'}, best: valid_loss",
+        "LRMonitor": "with its defaults",
+    }.items():
+        assert re.search(rf"callbacks\.{name} ?{re.escape(words)}", text)
+    assert "Progress" not in text
+    assert f"learn.load_best('{tmp_path / 'run'}')" in text
+    assert "learn.fit(n_epochs, resume='auto')" in text
+
+
+def test_the_result_that_a_callback_monitors_comes_first(make_learner):
+    class Counts(Callback):
+        measures: ClassVar = {"n_wrong": "min"}
+
+        def after_validate(self, learn):
+            learn.results["n_wrong"] = 7 - learn.epoch
+
+    learn = make_learner(callbacks=[Counts, EarlyStopping("n_wrong")])
+    learn.fit(2)
+    text = " ".join(text_of(learn.report().html).split())
+    assert "Result 6 n_wrong best in epoch 1" in text  # a count stays a whole number
+    assert "6.0000" not in text

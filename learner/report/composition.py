@@ -1,0 +1,114 @@
+"""The parts of a learner in words, as a recipe would name them."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from callbacks.core.contract import Callback
+from callbacks.core.modules import plain_name
+from callbacks.optim.optimizers import title_of
+from learner.data.loaders import n_batches_of
+from learner.data.tensors import counted
+from learner.engine.composition import DEFAULT_CALLBACKS
+from learner.state.protocol import FullLearner
+
+WIDTH = 100  # letters of an argument
+
+
+def composition(learn: FullLearner) -> dict[str, str]:
+    """The parts by dotted path, such as `callbacks.EMA.decay`, each as text; without what is a default."""
+    loss = learn.loss_func
+    words = {
+        "data": data_in_words(learn.data),
+        "model": type(learn.model).__name__,
+        "loss": "the model's own" if loss is None else plain_name(loss),
+        "optimizer": title_of(learn.optimizer),
+        **optimizer_settings(learn.optimizer),
+    }
+    if learn.metrics:
+        words["metrics"] = ", ".join(map(plain_name, learn.metrics))
+    for callback in learn.callbacks:
+        kind = type(callback)
+        path = f"callbacks.{kind.__name__ if callback.name == kind.name else callback.name}"
+        found = {f"{path}.{name}": value for name, value in settings_of(callback)}
+        if found or kind not in DEFAULT_CALLBACKS:
+            words |= found or {path: "with its defaults"}
+    return words
+
+
+def data_in_words(data: Any) -> str:
+    """How many batches there are, and of what."""
+    return ", ".join(
+        f"{name}: {counted(n, 'batch', 'batches') if n else 'an unknown number of batches'}"
+        for name, loader in (("train", data.train), ("valid", data.valid))
+        if loader is not None
+        for n in (n_batches_of(loader),)
+    )
+
+
+def optimizer_settings(optimizer: Any) -> dict[str, str]:
+    """Learning rates, and other settings of one optimizer that are no defaults."""
+    groups = [] if optimizer is None else optimizer.param_groups
+    rates = dict.fromkeys(f"{group['lr']:g}" for group in groups if isinstance(group.get("lr"), (int, float)))
+    found = {"optimizer.lr": ", ".join(rates)} if rates else {}
+    given = getattr(optimizer, "defaults", None)
+    if isinstance(given, Mapping):
+        found |= {
+            f"optimizer.{name}": value for name, value in changed(type(optimizer), given) if name != "lr"
+        }
+    return found
+
+
+def settings_of(callback: Callback) -> Iterator[tuple[str, str]]:
+    """The arguments of a callback that are no defaults, as far as its attributes have them."""
+    held = [each for each in vars(callback).values() if type(each).__module__.startswith("callbacks.")]
+    holders = [callback, *held]
+    names = set(inspect.signature(type(callback)).parameters) - {
+        "name",
+        "metrics",
+        "device",
+    }  # they stand elsewhere
+    found = {}
+    for name in names:
+        holder = next((each for each in holders if hasattr(each, name)), None)
+        if holder is not None:
+            found[name] = getattr(holder, name)
+    if "best" in names and callback.monitors:  # of a Checkpoint
+        found["best"] = callback.monitors[0]
+    return changed(type(callback), found)
+
+
+def changed(kind: type, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The values that differ from the defaults of a class, in the order of its arguments."""
+    for name, parameter in inspect.signature(kind).parameters.items():
+        if name in values and in_words(values[name]) != in_words(parameter.default):
+            yield name, in_words(values[name])
+
+
+def in_words(value: Any) -> str:
+    """A setting as short text."""
+    if isinstance(value, partial):
+        arguments = ", ".join(f"{key}={in_words(each)}" for key, each in value.keywords.items())
+        return f"{plain_name(value.func)}({arguments})"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {in_words(each)}" for key, each in value.items())
+    if callable(value) and hasattr(value, "__name__"):
+        return plain_name(value)
+    return textwrap.shorten(str(value), WIDTH, placeholder=" ...")
+
+
+def monitored_by(learn: FullLearner) -> str | None:
+    """The result that decides which epoch is best: of a `Checkpoint`, of `EarlyStopping`, of another one."""
+    found = [each for each in learn.callbacks if each.monitors]
+    found.sort(key=lambda each: (not each.saves_checkpoints, not each.restores_weights))
+    return found[0].monitors[0] if found else None
+
+
+def checkpoint_folder(learn: FullLearner) -> str | None:
+    """Where a callback saves checkpoints."""
+    found = (getattr(each, "folder", None) for each in learn.callbacks if each.saves_checkpoints)
+    return next((str(each) for each in found if each is not None), None)
