@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 
 class PendingSave:
@@ -14,16 +14,9 @@ class PendingSave:
     """
 
     def __init__(self, write: Callable[[], None]):
-        self._write = write
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="save")
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._write()
-        except BaseException as error:  # noqa: BLE001 - `wait` raises it
-            self._error = error
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="save")
+        self._written = self._thread.submit(write)
+        self._thread.shutdown(wait=False)  # the thread ends with the file
 
     def wait(self) -> None:
         """Wait until the file is complete.
@@ -31,7 +24,5 @@ class PendingSave:
         Raises:
             OSError: it cannot be written.
         """
-        self._thread.join()
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
+        self._thread.shutdown()
+        self._written.result()
