@@ -77,7 +77,7 @@ def check_spelling(cls: type, owner: type, base: Any, operations: tuple[str, ...
     """Raise an error for an attribute that probably misspells one of the contract, and has no effect.
 
     Its name is similar, it has the same form, and no method of the class uses it: a user's own attribute is
-        used, or is empty in a base class.
+    used, or is empty in a base class.
     """
     forms = forms_of(base, operations)
     for name, value in vars(owner).items():

@@ -21,7 +21,7 @@ def loss_module(loss_func: Any) -> nn.Module | None:
     """The module that is the loss, even inside a `partial` or behind one of its methods; None for a function.
 
     A module that a function reaches by a closure or a global is not looked for: it may be another network
-        with its own optimizer. To keep such a module, declare it in `state`.
+    with its own optimizer. To keep such a module, declare it in `state`.
     """
     while not isinstance(loss_func, nn.Module):
         if isinstance(loss_func, partial):

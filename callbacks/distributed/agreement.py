@@ -1,4 +1,4 @@
-"""What all processes of a group decide together: when to stop, and by what gradients are divided."""
+"""Decisions of all processes of a group: when to stop, and the number that gradients are divided by."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ class Group(FitMembers):
         self._share: Any = 1.0
         self._is_sum = False
         self._n_first: int | None = None
-        self._n_usual: int | None = None  # items of a batch, where the other ranks' are unknown
+        self._n_usual: int | None = None  # items of a batch, if those of the other ranks are unknown
         self._weight: Any = 1.0  # of the gradients of all ranks
         self._numbers: Any = None  # the last ones that all ranks have sent
-        self._loss_here: Any = None  # of this rank's share of the batch, once the other's is known
+        self._loss_here: Any = None  # of this rank's share of the batch, once the others' are known
         self._is_sent = self.is_void = self._is_counted = False
         self._unread: list[Tensor] = []  # on an accelerator
         self._begun, self._seconds = time.monotonic(), 0.0
@@ -76,7 +76,7 @@ class Group(FitMembers):
         return 0.0 if self.n_here == 0 else 1.0 if is_sum else weight / unit
 
     def unit(self, learn: LearnerProtocol, weight: Any) -> Any:
-        """What weights are divided by, equal on all ranks; from the first batch of the pass on rank 0."""
+        """The divisor of weights, equal on all ranks; from the first batch of the pass on rank 0."""
         n_first = None if self.n_everywhere is None or self.each else -(-self.n_everywhere // self.size)
         if self._unit is None:
             value = weight.item() if isinstance(weight, Tensor) else weight
@@ -100,15 +100,15 @@ class Group(FitMembers):
         return weight or 1
 
     def set_share(self, share: Any, *, is_sum: bool) -> None:
-        """Note how much this rank's part of the current batch counts, and whether the loss is a sum."""
+        """Note the weight of this rank's part of the current batch, and whether the loss is a sum."""
         self._share, self._is_sum = share, is_sum
         self.share = share if self.size > 1 else None
 
     def count_items(self, learn: LearnerProtocol) -> None:
         """Count the items of the other ranks, once for each batch; the loop counts those of this one.
 
-        Where only the other ranks know their number, the message has it; on a device it is taken to be that
-        of the first batch of rank 0.
+        If only the other ranks know their number, the message has it; on a device it is taken from the first
+        batch of rank 0.
         """
         if self._is_counted:
             return
@@ -122,7 +122,7 @@ class Group(FitMembers):
     def divisor(self, learn: LearnerProtocol, weight: Any, *, is_sum: bool) -> Any:
         return self._divisor(learn, weight, is_sum)
 
-    # What the ranks send each other with the gradients
+    # The message that the ranks send each other with the gradients
 
     def message(self, learn: LearnerProtocol, weight: Any, share: Any = None) -> list[Any]:
         """The numbers that are added over all ranks.

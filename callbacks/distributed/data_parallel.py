@@ -1,4 +1,4 @@
-"""`DistributedDataParallel` around the model of a learner, for the time of a fit."""
+"""`DistributedDataParallel` around the model of a learner, during a fit."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Whole(nn.Module):
     """What `DistributedDataParallel` wraps: the model, the other trained modules, and a note to the ranks.
 
     Attributes:
-        note: a parameter whose gradient travels with those of the model, so that a step needs no collective
-            operation of its own: the numbers of a `Message`.
+        note: a parameter whose gradient travels with those of the model, so a step needs no additional
+            collective operation: the numbers of a `Message`.
     """
 
     def __init__(self, model: nn.Module, beside: Iterable[nn.Module], device: torch.device):
@@ -80,8 +80,8 @@ class DataParallel:
     def forward(self, learn: LearnerProtocol, is_synced: bool) -> Iterator[None]:
         """A context for the forward pass of a batch, whose gradients are averaged or stay in this process.
 
-        The learner calls its own model, in any way that its `forward` does. `DistributedDataParallel` is only
-        to know of it: before, and afterwards if it searches the graph.
+        The learner calls its own model, in any way that its `forward` does. `DistributedDataParallel` only
+        has to be notified: before, and afterwards if it searches the graph.
         """
         with nullcontext() if is_synced else self.wrapped.no_sync():
             if self.is_searched:
@@ -141,7 +141,7 @@ class DataParallel:
         self._others.end()
 
     def zero_loss(self, learn: LearnerProtocol) -> Tensor:
-        """A loss whose gradient is 0 for each parameter; whatever the batch was, unless torch searches it."""
+        """A loss whose gradient is 0 for each parameter, unless torch searches the graph of the batch."""
         if self.is_searched:
             return zero_of(learn)
         trained = [each for each in self.whole.parameters() if each.requires_grad and each is not self.note]

@@ -271,7 +271,7 @@ def warn_of_restart(learn: LearnerProtocol) -> None:
 
 
 def check_shapes(learn: LearnerProtocol) -> None:
-    """Refuse lazy layers that have not seen a batch: each process would make weights of its own."""
+    """Refuse lazy layers that have not seen a batch: each process would make its own weights."""
     lazy = [each for each, why in empties_in(learn.model).items() if why == LAZY]
     if lazy:
         raise ValueError(

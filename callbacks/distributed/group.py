@@ -1,4 +1,4 @@
-"""The group of processes that train together, and what they ask each other."""
+"""The group of processes that train together, and their communication."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Members(Ranks):
-    """The processes of the default group of `torch.distributed`, which can ask each other."""
+    """The processes of the default group of `torch.distributed`, which can communicate."""
 
     def __init__(self) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
@@ -65,7 +65,7 @@ class FitMembers(Members):
 
     def files_group(self) -> Any:
         if self._files_group is None:
-            self._files_group = dist.new_group(backend="gloo")  # writing must not wait for a step, nor it
+            self._files_group = dist.new_group(backend="gloo")  # steps and writing do not wait for each other
         return self._files_group
 
     def end(self) -> None:
@@ -109,7 +109,7 @@ class FitMembers(Members):
         for each in differing_in(learn):
             if len(saved) == self.size and each.name in saved[self.rank]["callbacks"]:
                 each.load_state_dict(saved[self.rank]["callbacks"][each.name])
-            elif not self.is_first:  # the first process has the state of all
+            elif not self.is_first:  # the first process saves the state of all
                 each.clear_state()
 
 

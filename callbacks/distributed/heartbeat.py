@@ -17,7 +17,7 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from callbacks.distributed.joining import OtherRankError, OtherRankOSError, read, stores
 
 BEAT = 1.0  # seconds between two heartbeats
-GRACE = 2.5  # seconds in which the others report an error, or show by a heartbeat that they live
+GRACE = 2.5  # seconds in which the others report an error, or show with a heartbeat that they are alive
 SAME = 1.0  # seconds in which the first process raises the same error, if all do
 SHOWN = 64  # processes whose place a message shows
 SAME_AS_FIRST = "rank 0 has raised the same error"  # a note
@@ -28,13 +28,13 @@ fits = count()
 
 
 class Heartbeat:
-    """Writes the place of this process in the fit to the store, each second, from a thread of its own.
+    """Writes the place of this process in the fit to the store, each second, from a separate thread.
 
     A training step does nothing for it: the thread looks at the main thread's stack.
 
     Args:
         where: returns the place of the main thread.
-        is_ending: was this process asked to end? Then it does not wait for what the others report.
+        is_ending: was this process asked to end? Then it does not wait for reports of the others.
     """
 
     def __init__(self, where: Callable[[], str], is_ending: Callable[[], bool]):
@@ -115,7 +115,7 @@ class Heartbeat:
 
     def _unanswered(self, error: BaseException, before: list[list[Any]]) -> OtherRankError:
         """An error that shows where every rank was."""
-        if self.is_ending():  # a launcher has seen that a process has ended, and starts all again
+        if self.is_ending():  # a launcher has noticed that a process ended, and restarts all of them
             places = "\n  ".join(f"rank {number} {each[1]}" for number, each in enumerate(before))
             return OtherRankError(
                 f"rank {self.rank} was interrupted while it waited for the other ranks: {message_of(error)}. "
@@ -149,7 +149,7 @@ class Heartbeat:
 
 
 def line_of(rank: int, before: list[Any], now: list[Any]) -> str:
-    """What is known about another process."""
+    """The last known place of another process."""
     _, place, seconds = now
     if before[0] == now[0]:
         return f"rank {rank} does not answer: it was killed, or its machine is lost. Last {place}"

@@ -15,7 +15,7 @@ JOINED_BYTES = 1 << 23  # of gradients that are added in order together
 class InOrder:
     """A communication hook of `DistributedDataParallel` that adds gradients in the order of the ranks.
 
-    Small buckets wait for the next, as the time of a sum is mostly that of its start. Large ones are sent
+    Small buckets wait for the next one, because most of the time of a sum is its start. Large ones are sent
     while the backward pass continues.
     """
 
@@ -27,7 +27,7 @@ class InOrder:
         self._sums: list[Iterator[None]] = []
 
     def add(self, bucket: Any) -> torch.futures.Future[Tensor]:
-        """The sum of a bucket over all ranks, which is there after the last bucket at the latest."""
+        """The sum of a bucket over all ranks, which is complete after the last bucket at the latest."""
         if bucket.index() == 0:  # an error may have ended the last backward pass
             self._forget()
         done: torch.futures.Future[Tensor] = torch.futures.Future()

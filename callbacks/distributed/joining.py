@@ -20,9 +20,9 @@ from callbacks.core.ranks import is_launched
 Store = Any  # a store of torch.distributed, whose stores pyright takes for private
 stores: Any = dist
 
-WAIT = 600.0  # seconds in which all processes must start: they may have to import and to read for minutes
-SHOWN_AFTER = 20.0  # seconds after which the first process prints for whom it waits
-POLL = 0.02  # seconds between two looks at the store
+WAIT = 600.0  # seconds in which all processes must start: importing and reading data may take minutes
+SHOWN_AFTER = 20.0  # seconds after which the first process prints the missing ranks
+POLL = 0.02  # seconds between two reads of the store
 
 #: The store of this process, which later groups use again.
 opened: list[Store] = []
@@ -121,9 +121,10 @@ def connected(host: str, port: int, rank: int, seconds: float) -> Store:
 def agreed_name(store: Store, rank: int, size: int, seconds: float) -> str:
     """A name for the group that no earlier group had.
 
-    `torchrun` keeps its store when it starts the processes again, so there are addresses of dead processes
-    in it, and each process may have joined another number of times. So each process writes a new mark, and
-    the first one a list of the marks that it sees, until all have confirmed that theirs is in it.
+    `torchrun` keeps its store when it restarts the processes, so it contains addresses of dead processes, and
+    the processes may have joined different numbers of times. So each process writes a new mark, and the first
+    one writes lists of the marks that it sees, until all processes have confirmed a list that contains their
+    mark.
     """
     mark = uuid.uuid4().hex
     store.set(f"learner/mark/{rank}", mark)
@@ -132,7 +133,7 @@ def agreed_name(store: Store, rank: int, size: int, seconds: float) -> str:
 
 
 def proposed_name(store: Store, rank: int, size: int, mark: str, patience: Patience) -> str:
-    """What the first process does: write lists until everyone has confirmed one."""
+    """The name, for the first process: it writes lists until every process has confirmed one."""
     marks, name = [""] * size, ""
     while True:
         seen = [read(store, f"learner/mark/{each}") for each in range(size)]
@@ -147,7 +148,7 @@ def proposed_name(store: Store, rank: int, size: int, mark: str, patience: Patie
 
 
 def confirmed_name(store: Store, rank: int, size: int, mark: str, patience: Patience) -> str:
-    """What the other processes do: confirm each list that has their mark, until the first one starts."""
+    """The name, for the other processes: they confirm lists with their mark until the first one starts."""
     confirmed = ""
     while True:
         name, marks = json.loads(read(store, "learner/list") or '["", []]')

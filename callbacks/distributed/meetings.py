@@ -31,7 +31,7 @@ class Agreement(Callback):
 
 
 class SharedResults(Callback):
-    """Let all processes have the results of the first one, after all callbacks that measure.
+    """Give all processes the results of the first one, after all callbacks that measure.
 
     So loggers and callbacks that decide see equal numbers, including times. The losses of steps in the
     history become those of whole batches. `Distributed` adds it for the time of a fit.
@@ -93,7 +93,7 @@ def warn_of_parts(learn: LearnerProtocol, every: list[dict[str, Any]]) -> None:
         if type(value) not in (int, float) or name in names or name.endswith("seconds"):
             continue
         values = [each.get(name, value) for each in every]
-        if len(set(map(repr, values))) > 1:  # by their texts, as NaN does not equal itself
+        if len(set(map(repr, values))) > 1:  # compared as text, because NaN does not equal itself
             warn(
                 f"learn.results[{name!r}] differs between the processes ({', '.join(map(str, values))}), "
                 "because each has seen only its part of the items. The results have the value of the "

@@ -33,7 +33,7 @@ NO_CALLBACKS = {
 
 
 class Sharded:
-    """The parameters of the model in parts, one in each process; layers are put together when they run.
+    """The parameters of the model in parts, one in each process; a layer is gathered when it runs.
 
     The learner's model stays the same object, with its own names. Its parameters become `DTensor`s, also
     those in the optimizer, which keeps its settings and state.
@@ -43,7 +43,7 @@ class Sharded:
         mesh: a device mesh; by default one dimension with all processes.
         precision: `"bf16"`, `"fp16"`, or a `MixedPrecisionPolicy`.
         offload: keep parameters in main memory.
-        layers: names or classes of the layers that are put together one at a time.
+        layers: names or classes of the layers that are gathered one at a time.
         settings: other arguments of `fully_shard`.
 
     Raises:
@@ -72,7 +72,7 @@ class Sharded:
             shard(learn, layers, settings, is_named=isinstance(precision, str))
         check_sharded(self.model)
         self.model.set_requires_gradient_sync(True)
-        self.model.set_reshard_after_forward(False, recurse=False)  # its own weights are needed at once again
+        self.model.set_reshard_after_forward(False, recurse=False)  # its own weights are needed again at once
         self.trained = names_of_trained(self.model)
         self.size, self.device = dist.get_world_size(), learn.device
         self.n_divided = self.size  # what gradients are divided by
@@ -99,11 +99,11 @@ class Sharded:
         return self._note
 
     def release_weights(self) -> None:
-        """Release whole weights after a forward pass alone: `parameters()` has them in place of the parts."""
+        """Release whole weights after a forward pass without backward: `parameters()` has the parts again."""
         self.model.reshard()
 
     def end(self) -> None:
-        """End the fit: from now on each forward pass releases whole weights by itself."""
+        """End the fit: from now on each forward pass releases whole weights itself."""
         self.model.set_reshard_after_forward(True, recurse=False)
         for each in self.model.modules():
             if hasattr(each, "reshard"):
@@ -194,7 +194,7 @@ def shard(learn: LearnerProtocol, layers: Any, settings: dict[str, Any], *, is_n
 
 
 def layers_of(model: nn.Module, wanted: Any) -> list[nn.Module]:
-    """The layers that are put together one at a time, inner ones first; without those that share weights.
+    """The layers that are gathered one at a time, inner ones first; without those that share weights.
 
     By default they are the repeated ones: those of one class in a list or sequence of modules.
     """

@@ -1,4 +1,4 @@
-"""Random numbers in several processes: equal ones to draw the order of data, and own ones for the model."""
+"""Random numbers in several processes: equal ones for the order of data, different ones for the model."""
 
 from __future__ import annotations
 

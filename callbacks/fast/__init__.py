@@ -1,3 +1,3 @@
-"""Training steps without what PyTorch does around them: opt-in, and nothing else imports this package."""
+"""Training steps without PyTorch's wrappers around them: opt-in, and nothing else imports this package."""
 
 from callbacks.fast.lean_step import LeanStep as LeanStep

@@ -75,7 +75,7 @@ def place_in(text: str) -> str:
 
 
 def unknown(leaf: object) -> str:
-    """Why an output cannot be taken apart, and what to do."""
+    """The reason why an output cannot be split into tensors, and the fix."""
     kind = type(leaf)
     text = f"the model's output holds an object of {kind.__name__}, which may hold tensors"
     if kind.__name__.endswith("Cache"):

@@ -194,7 +194,7 @@ class Program:
 
 @contextmanager
 def tracing() -> Iterator[None]:
-    """Set what `TRACING` says within a block."""
+    """Set the settings of `TRACING` within a block."""
     config: Any = import_module("torch._dynamo").config
     # here Dynamo warns and continues, as for cached functions
     warned = mock.patch.object(import_module("torch._dynamo.utils"), "warn_once", refuse, create=True)

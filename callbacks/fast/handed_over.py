@@ -44,7 +44,7 @@ class Pending:
             raise changed(learn, "something that the loss reads", AFTER_PRED)
 
     def check_gradients(self, learn: Any) -> None:
-        """Refuse a change of what gradients depend on, before they are computed."""
+        """Refuse changes of tensors that the gradients depend on, before they are computed."""
         params = self.here["params"]
         try:
             check_hooks(params, learn.model)
@@ -60,8 +60,8 @@ class Pending:
     def add_gradients(self, learn: Any) -> None:
         """Add gradients to the present ones, as `backward` does.
 
-        If callbacks have changed the loss, they are multiplied by the derivative of theirs, and those of
-        terms that depend on weights alone are added.
+        If callbacks have changed the loss, they are multiplied by the derivative of the change, and the
+        gradients of terms that depend only on weights are added.
         """
         slope = None
         if learn.loss_grad is not self.loss:

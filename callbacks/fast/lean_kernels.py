@@ -105,7 +105,7 @@ def decayed(group: Group, params: list[Tensor], grads: list[Tensor]) -> list[Ten
 
 
 def gather(groups: list[dict[str, Any]]) -> Work:
-    """What there is to update: the parameters with gradients of each group of an optimizer."""
+    """The parameters to update: those with gradients, for each group of an optimizer."""
     work: Work = []
     for group in groups:
         if isinstance(group["lr"], Tensor) or isinstance(group["weight_decay"], Tensor):

@@ -39,7 +39,7 @@ class LeanUpdate:
         """Update the weights."""
         members = members_of(optimizer)
         if members[0] is not optimizer:
-            if own_step(optimizer):  # their common step does more than those of the members
+            if own_step(optimizer):  # their common step does more than the steps of the members
                 members = (optimizer,)
             else:
                 mark(optimizer)
@@ -120,7 +120,7 @@ def mark(optimizer: Any) -> None:
 
 
 def looks(optimizer: Any) -> tuple[Any, ...]:
-    """What must stay as it was examined: the number of groups, and methods that were replaced."""
+    """What must not change after the examination: the number of groups, and replaced methods."""
     own = vars(optimizer)
     return len(optimizer.param_groups), own.get("step"), own.get("zero_grad")
 
@@ -204,7 +204,7 @@ def prove(kernel: Kernel, optimizer: Any) -> None:
 def made_up(optimizer: Any) -> Any:
     """An optimizer with the same settings, and two parameters of each data type in each group.
 
-    Groups that differ in their rate alone are represented by one.
+    Groups that differ only in their rate are represented by one.
     """
     # the middle one is -0.0 with a gradient of 0.0, and remains -0.0
     numbers = torch.arange(17, -18, -1, device="cpu", dtype=torch.float64).neg() / 7

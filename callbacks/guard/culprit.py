@@ -40,7 +40,7 @@ def in_words(learn: LearnerProtocol, buffers: dict[str, Tensor] | None) -> str:
         for tensor in tensors_in(part):
             if not is_finite(tensor):
                 return f"the {name} hold NaN or infinity{rows_of(tensor, learn.n_items)}"
-    if are_in(learn.model):  # the other processes would have to look, too
+    if are_in(learn.model):  # the other processes would have to do the same
         return "its inputs and targets are finite, and each process has a part of the weights only"
     found = tensors_of(learn)
     first = first_bad(found, {**found, **(buffers or {})})

@@ -10,7 +10,7 @@ Direction = Literal["min", "max"]
 
 
 def guess_direction(name: str) -> Direction | None:
-    """The direction in which a column is better whose metric does not declare one, by the commonest names."""
+    """The better direction of a column whose metric does not declare one, guessed from common names."""
     ending = name.removeprefix("train_").removeprefix("valid_")
     if ending in ("loss", "mse", "rmse", "mae"):
         return "min"

@@ -30,7 +30,7 @@ FAINTEST = 1e-4  # share that can just be seen in a picture of histograms
 
 
 def new_axes(width: float, height: float) -> Axes:
-    """The axes of a new figure of so many inches, in our style; shown in a notebook."""
+    """The axes of a new figure of this size in inches, in our style; shown in a notebook."""
     return new_panels(1, width, height, 1)[0]
 
 
@@ -58,7 +58,7 @@ def new_panels(n: int, width: float, height: float, n_columns: int, **options: A
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A new figure of so many inches with a transparent background; shown in a notebook."""
+    """A new figure of this size in inches with a transparent background; shown in a notebook."""
     from matplotlib.figure import Figure
 
     class ShownFigure(Figure):
@@ -103,7 +103,7 @@ def add_legend_beside(ax: Axes, **options: Any) -> Legend:
 
 
 def add_colour_bar(image: Any, axes: Axes | Sequence[Axes], label: str, **options: Any) -> None:
-    """A bar that shows what the colours mean; nothing where the axes are part of a subfigure."""
+    """A bar that shows what the colours mean; nothing if the axes are part of a subfigure."""
     from matplotlib.figure import Figure
 
     first = axes[0] if isinstance(axes, Sequence) else axes

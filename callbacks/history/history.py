@@ -22,8 +22,8 @@ from callbacks.history.scalars import Scalars
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-N_SHOWN = 15  # rows at each end of a long history, so that it fits a screen
-N_SEARCHED = 100_000  # at most so many rows are searched for the best number, which takes 0.03 s a column
+N_SHOWN = 15  # rows at each end of a long history, so it fits a screen
+N_SEARCHED = 100_000  # rows that are searched for the best number at most; this takes 0.03 s per column
 
 
 class History:
@@ -70,11 +70,11 @@ class History:
         self.rows.append({"epoch": len(self.rows), **results, "seconds": seconds})
 
     def add_validation(self, step: int, results: dict[str, Any]) -> None:
-        """Add what was measured after so many steps, in the epoch whose row is not there yet."""
+        """Add the results of a validation at this step, in the epoch whose row does not exist yet."""
         self.validations.append({"step": step, "epoch": len(self.rows), **results})
 
     def read(self) -> None:
-        """Copy to main memory what is still on the device."""
+        """Copy numbers that are still on the device to main memory."""
         self._losses.read()
         self._rates.read()
 

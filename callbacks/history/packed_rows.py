@@ -59,7 +59,7 @@ def add(packed: Packed, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def stream_of(value: Any) -> str:
-    """Where a value is kept so that it comes back with its type."""
+    """The place that keeps a value with its type."""
     stream = STREAMS.get(type(value), "others")
     return "others" if stream == "numbers" and not -LARGEST <= value < LARGEST else stream
 

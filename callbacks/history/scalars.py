@@ -8,13 +8,13 @@ from array import array
 import torch
 from torch import Tensor
 
-# Tensors of one element cost some 500 bytes each: join them long before a million are held.
+# Tensors of one element take about 500 bytes each, so they are joined long before there are a million.
 JOIN_AT = 1024
 
 
 def mean_and_largest(values: array[float]) -> tuple[float, float]:
-    """Mean and largest of some numbers, of which there is one at least; both NaN where one of them is."""
-    # NaN is not hidden by the order in which max looks
+    """Mean and largest of some numbers, at least one; both are NaN if one of them is."""
+    # the order in which max compares does not hide a NaN
     return sum(values) / len(values), math.nan if any(map(math.isnan, values)) else max(values)
 
 
@@ -47,7 +47,7 @@ class Scalars:
         self.values.append(value)
 
     def read(self) -> array[float]:
-        """All numbers so far; waits for the device where some are still there."""
+        """All numbers so far; waits for the device if some are still on it."""
         self._join()
         for part in self._joined:
             self.values.extend(part.tolist())
@@ -71,7 +71,7 @@ class Scalars:
 
 
 def read_both(one: Scalars, other: Scalars) -> tuple[array[float], array[float]]:
-    """All numbers of two series, in one transfer where both are on a device."""
+    """All numbers of two series, in one transfer if both are on a device."""
     if not (one._pending or one._joined or other._pending or other._joined):
         return one.values, other.values
     one._join()

@@ -1,1 +1,1 @@
-"""Callbacks that look inside the model and draw what they see."""
+"""Callbacks that look inside the model, and draw it."""

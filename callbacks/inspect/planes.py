@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 N_LEVELS = 20
-WIDE = 20  # from this ratio of the highest loss to the lowest on, the scale is logarithmic
+WIDE = 20  # above this ratio of the highest loss to the lowest, the scale is logarithmic
 
 
 @dataclass(frozen=True)

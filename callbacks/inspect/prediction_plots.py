@@ -25,7 +25,7 @@ Draw = Callable[["Axes", LearnerProtocol], Any]
 
 PANEL = (2.0, 3.0)  # inches: six panels side by side are the article's 12 x 3
 N_COLUMNS = 6
-MAX_POINTS = 2000  # per panel: more cannot be told apart on two inches, and make files large
+MAX_POINTS = 2000  # per panel: more points cannot be distinguished on two inches, and make files large
 
 
 class PlotSnapshots(Callback):
@@ -83,7 +83,7 @@ class PlotSnapshots(Callback):
         self.every.start(learn)
         self.figure, self._axes, self._checked = None, [], self.draw is not None
         if self.path is not None:
-            self._path = self.path.absolute()  # where it is now, the fit may change the working directory
+            self._path = self.path.absolute()  # now, because the fit may change the working directory
             check_path(self._path)
             self._path.parent.mkdir(parents=True, exist_ok=True)
 

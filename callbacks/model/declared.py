@@ -9,7 +9,7 @@ from torch import nn
 
 from callbacks.model.module_state import put_state, state_of
 
-KIND = "state of"  # the key that marks the state of an object, or of a container of such
+KIND = "state of"  # the key that marks the state of an object, or of a container of objects
 ITEMS = "items"
 LONGEST = 100  # longer containers hold numbers, not modules
 
@@ -20,7 +20,7 @@ def values_of(owner: Any, names: Iterable[str]) -> dict[str, Any]:
 
 
 def put_values(owner: Any, names: Iterable[str], values: dict[str, Any]) -> None:
-    """Restore in an owner what `values_of` found."""
+    """Restore the values that `values_of` returned."""
     unknown = sorted(set(values) - set(names))
     if unknown:
         title = type(owner).__name__
@@ -28,7 +28,7 @@ def put_values(owner: Any, names: Iterable[str], values: dict[str, Any]) -> None
     for name, value in values.items():
         if not is_marked(value):
             setattr(owner, name, value)
-        elif getattr(owner, name, None) is not None:  # else before_fit makes it, and it is loaded after that
+        elif getattr(owner, name, None) is not None:  # otherwise before_fit creates it first
             put_into(getattr(owner, name), value, f"{type(owner).__name__}.{name}")
 
 
@@ -69,9 +69,9 @@ def put_into(there: Any, marked: dict[str, Any], place: str) -> None:
 
 
 def objects_of(owner: Any, names: Iterable[str]) -> dict[str, Any]:
-    """The objects with a state of their own among these attributes, and in lists of such, by name.
+    """The objects with their own state among these attributes, and in lists of objects, by name.
 
-    A property that can be assigned is not read: it makes plain data, and may wait for a device to do so.
+    A property that can be assigned is not read: it is plain data, and reading it may wait for a device.
     """
     found = {}
     for name in names:
@@ -87,7 +87,7 @@ def objects_of(owner: Any, names: Iterable[str]) -> dict[str, Any]:
 
 
 def is_stateful(value: Any) -> bool:
-    """Does it keep a state of its own, as a module, an optimizer and a scheduler do?"""
+    """Does it have its own state, like a module, an optimizer and a scheduler?"""
     if isinstance(value, type):
         return False
     return callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None))

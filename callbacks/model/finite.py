@@ -1,7 +1,7 @@
 """Where NaN and infinity are errors, and where they are intended.
 
-They are an error in parameters that are trained, and NaN in statistics as those of batch norm. Elsewhere they
-may be meant: -inf in a mask, NaN for "not yet" in a memory bank, a frozen placeholder.
+They are an error in trained parameters, and so is NaN in statistics such as those of batch norm. Elsewhere
+they may be intended: -inf in a mask, NaN for "not yet" in a memory bank, a frozen placeholder.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ def count_bad(weights: Iterable[Tensor]) -> Tensor:
 
 
 def first_bad(found: dict[str, Tensor], tensors: dict[str, Tensor]) -> str | None:
-    """The name of the first tensor in which NaN or infinity is an error; None where there is none. Waits.
+    """The name of the first tensor in which NaN or infinity is an error; None without one. Waits.
 
-    `found` are parameters and buffers, which say what each of the `tensors` of the same name is.
+    `found` are the parameters and buffers with the names of the `tensors`, which show what each of them is.
     """
     for name, tensor in tensors.items():
         if n_bad(name, found.get(name, tensor), tensor):
@@ -59,7 +59,7 @@ def sum_of(tensor: Tensor) -> Tensor:
 
 
 def nan_buffers(found: dict[str, Tensor]) -> set[str]:
-    """Names of buffers that hold NaN, but for statistics, in which that is an error. One wait."""
+    """Names of buffers that hold NaN, except statistics, for which that is an error. One wait."""
     buffers = {
         name: each
         for name, each in found.items()

@@ -1,4 +1,4 @@
-"""Tensors without values: of lazy modules before their first batch, and buffers that are None for now."""
+"""Tensors without values: those of lazy modules before their first batch, and buffers that are still None."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class LazyState:
         self.settings = {name: each for name, each in vars(module).items() if type(each) is int}
 
     def restore(self) -> None:
-        """Remove its values, and let it wait for its first batch again."""
+        """Remove its values; it then waits for its first batch again."""
         module: Any = self.module
         module.__class__ = self.kind
         tensor: Any

@@ -13,7 +13,7 @@ from callbacks.model.lazy import empties_in, put_tensors, shape_problems
 from callbacks.model.named import named_tensors
 from callbacks.model.plain_attributes import plain_state, put_plain
 
-EXTRA = "_extra_state"  # how torch ends the key of what a module's get_extra_state gives
+EXTRA = "_extra_state"  # the end of torch's key for what a module's get_extra_state returns
 
 
 def state_of(module: nn.Module, without: Iterable[Tensor] = ()) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def put_state(
     without: Iterable[Tensor] = (),
     numbers: Collection[str] | None = None,
 ) -> None:
-    """Put what `state_of` gave into the module, in place; the state stays usable.
+    """Load what `state_of` returned into the module, in place; the state stays usable.
 
     Args:
         module: of the same kind.
@@ -69,7 +69,7 @@ def tensors_of(module: nn.Module, without: Iterable[Tensor] = ()) -> dict[str, T
 
 
 def extra_states(module: nn.Module) -> dict[str, Any]:
-    """What modules keep besides tensors, by torch's keys."""
+    """The state of modules other than tensors, by torch's keys."""
     empty = nn.Module.get_extra_state
     return {
         f"{name}.{EXTRA}" if name else EXTRA: each.get_extra_state()
@@ -79,7 +79,7 @@ def extra_states(module: nn.Module) -> dict[str, Any]:
 
 
 def put_extra(module: nn.Module, states: dict[str, Any]) -> None:
-    """Give modules what `extra_states` found; the states stay usable."""
+    """Load what `extra_states` returned into the modules; the states stay usable."""
     for name, each in module.named_modules():
         key = f"{name}.{EXTRA}" if name else EXTRA
         if key in states:

@@ -38,7 +38,7 @@ def find_layers(model: nn.Module, wanted: Sequence[str] | None, owner: str) -> d
 
 
 def is_meant(name: str, module: nn.Module, pattern: str) -> bool:
-    """Does the pattern mean this module: by its name or its class?"""
+    """Does the pattern match this module, by its name or its class?"""
     kind = type(module).__name__  # `fully_shard` makes a subclass
     return fnmatchcase(name, pattern) or pattern in (kind, kind.removeprefix("FSDP"))
 

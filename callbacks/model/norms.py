@@ -1,7 +1,7 @@
-"""The norm of many tensors together, and a clip by it, quicker than `torch.nn.utils` on small tensors.
+"""The norm of many tensors together, and clipping by it, quicker than `torch.nn.utils` for small tensors.
 
-Those sort tensors by device and type first, which takes a third of the time if there is only one of each.
-The numbers are theirs, bit for bit.
+Torch sorts tensors by device and type first, which takes a third of the time if there is only one of each.
+The numbers are the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def clip_by_norm(tensors: Sequence[Tensor], max_norm: float, norm_type: float = 
     norm = norm_of(tensors, norm_type, is_one_kind=is_one_kind)
     tensors = [local(each) for each in tensors] if tensors and is_shard(tensors[0]) else tensors
     share = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
-    if share.is_cpu and share.item() == 1:  # on a device it would have to be waited for
+    if share.is_cpu and share.item() == 1:  # on a device this would wait
         return norm
     if is_one_kind:
         torch._foreach_mul_(tensors, share)  # type: ignore[reportPrivateImportUsage]
@@ -49,7 +49,7 @@ def clip_by_norm(tensors: Sequence[Tensor], max_norm: float, norm_type: float = 
 
 
 def norm_of(tensors: Sequence[Tensor], norm_type: float, *, is_one_kind: bool) -> Tensor:
-    """The norm of tensors that are known to be alike, or not."""
+    """The norm of tensors; `is_one_kind` if they have one device and type."""
     if tensors and is_shard(tensors[0]):
         return whole(get_total_norm(tensors, norm_type))
     if not is_one_kind:

@@ -1,4 +1,4 @@
-"""Where a model keeps its tensors and modules: to see whether others have come in their place."""
+"""The places of a model's tensors and modules, to detect that they were replaced."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import nn
 
 
 class Places:
-    """What stands in a model's places: its parameters, its modules, and on request its buffers.
+    """The contents of a model's places: its parameters, its modules, and on request its buffers.
 
-    Who looks up tensors of a model by name, and holds them, asks before each use whether they are still the
-    model's: a layer, a parameter or a buffer may have been replaced since.
+    Code that looks up tensors of a model by name, and keeps them, checks before each use whether they are
+    still the model's: a layer, a parameter or a buffer may have been replaced since.
     """
 
     def __init__(self, model: nn.Module, *, with_buffers: bool = False):
@@ -25,7 +25,7 @@ class Places:
         ]
 
     def are_of(self, model: nn.Module) -> bool:
-        """Is it this model, with the same things in all places? About 0.3 microseconds a module."""
+        """Is it this model, with the same objects in all places? About 0.3 microseconds per module."""
         return model is self.model and all(map(is_unchanged, self._kept))
 
 

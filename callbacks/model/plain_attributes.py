@@ -19,16 +19,16 @@ OF_MODULES = frozenset(vars(nn.Module()))  # what torch keeps in every module
 LONGEST = 100  # longer containers hold data
 LARGEST = 10_000  # elements of a NumPy array; larger ones are data
 DEEPEST = 4
-NOT_KEPT = "not kept"  # stands in a file for what a file cannot hold: the attribute stays as it is
+NOT_KEPT = "not kept"  # a placeholder for a value that a file cannot hold: the attribute is left unchanged
 QUIET = (type(None), bool, int, float)
 
 
 def plain_state(module: nn.Module, without: Iterable[Tensor] = ()) -> dict[str, Any]:
     """The attributes that hold tensors, by module and name, detached and not copied.
 
-    An attribute that holds None, numbers or an empty container is there as well: before the first batch a
-    hidden state may be that. What shares memory with a parameter or buffer, or with the tensors of `without`,
-    is left out, as it follows them.
+    An attribute that holds None, numbers or an empty container is included: a hidden state may be that before
+    the first batch. Tensors that share memory with a parameter or buffer, or with the tensors of `without`,
+    are left out, because they follow those.
     """
     found = dict(attributes(module))
     own = {key for key, value in found.items() if holds_tensors(value)}
@@ -56,8 +56,8 @@ def put_plain(
     """Restore the attributes as `plain_state` found them; the state stays usable.
 
     A tensor that is trained, as one that an optimizer holds, is changed in place; another is replaced, on the
-    model's device. An attribute that came since, with tensors or a number in it, goes. If `numbers` are the
-    keys of numbers, flags and Nones, the others are settings, and stay as they are.
+    model's device. An attribute that was created since, with tensors or a number, is removed. If `numbers`
+    are the keys of numbers, flags and Nones, the others are settings, and are left unchanged.
     """
     device = next((each.device for each in module.parameters()), None)
     now, modules = plain_state(module, without), dict(module.named_modules())
@@ -119,13 +119,13 @@ def renewed(then: Any, there: Any, device: Any, seen: dict[int, Tensor]) -> Any:
 
 
 def put_value(owner: dict[str, Any], name: str, value: Any) -> None:
-    """Have a value of numbers; one that is equal stays the same object."""
+    """Set a value of numbers; if it is equal, the object stays the same."""
     if name not in owner or mark_of(owner[name]) != mark_of(value):
         owner[name] = copy.deepcopy(value)
 
 
 def is_value(value: Any, depth: int = 0) -> bool:
-    """None, a flag, a number, a NumPy array of numbers that is not large, or a short container of such."""
+    """Is it None, a flag, a number, a small NumPy array of numbers, or a short container of these?"""
     if is_numpy(value):
         return value.dtype.kind in "biufc" and value.size <= LARGEST
     if type(value) not in CONTAINERS:
@@ -141,12 +141,12 @@ def is_numpy(value: Any) -> bool:
 
 
 def has_plain_keys(value: Any) -> bool:
-    """Can a file hold its keys, where it is a dict?"""
+    """Can a file hold its keys, if it is a dict?"""
     return not isinstance(value, dict) or all(type(key) in (*QUIET, str) for key in value)
 
 
 def mark_of(value: Any) -> str:
-    """A text that is another where the value is."""
+    """A text that differs if the value does."""
     if is_numpy(value):
         return f"{value.dtype.str} {value.shape} {zlib.crc32(value.tobytes())}"
     if type(value) not in CONTAINERS:
@@ -156,7 +156,7 @@ def mark_of(value: Any) -> str:
 
 
 def is_storable(value: Any) -> bool:
-    """Can a file hold it: a tensor, a number, text, or a plain container of such?"""
+    """Can a file hold it: a tensor, a number, text, or a plain container of these?"""
     if isinstance(value, Tensor):
         return type(value) in (Tensor, nn.Parameter) and value.layout is torch.strided
     if type(value) in CONTAINERS:
@@ -166,7 +166,7 @@ def is_storable(value: Any) -> bool:
 
 
 def holds_tensors(value: Any) -> bool:
-    """Is it a tensor with values, or a short container of such?"""
+    """Is it a tensor with values, or a short container of tensors?"""
     return any(True for _ in tensors_in(value))
 
 
@@ -184,7 +184,7 @@ CONTAINERS = (tuple, list, dict, OrderedDict, deque)
 
 
 def items_of(value: Any) -> list[Any]:
-    """The items of a short container; of anything else none."""
+    """The items of a short container; empty for anything else."""
     if is_record(value):
         return [getattr(value, each.name, None) for each in fields(value)]
     is_container = type(value) in CONTAINERS or (isinstance(value, tuple) and hasattr(value, "_fields"))
@@ -199,7 +199,7 @@ def is_record(value: Any) -> bool:
 
 
 def mapped(value: Any, function: Callable[[Tensor], Tensor], depth: int = 0) -> Any:
-    """A copy of a value with `function` of each tensor in it."""
+    """A copy of a value, with `function` applied to each tensor."""
     if isinstance(value, Tensor):
         return function(value)
     items = items_of(value) if depth < DEEPEST else []
@@ -219,6 +219,6 @@ def mapped(value: Any, function: Callable[[Tensor], Tensor], depth: int = 0) -> 
 
 
 def memory_of(tensors: Iterable[Tensor]) -> set[int]:
-    """Where the memory of tensors begins; of one without memory nothing."""
+    """The addresses of the memory of tensors; nothing for a tensor without memory."""
     plain = [each for each in tensors if each.layout is torch.strided and not is_lazy(each)]
     return {each.untyped_storage().data_ptr() for each in plain if each.numel()}

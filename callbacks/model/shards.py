@@ -48,7 +48,7 @@ def like(value: Any, target: Any) -> Any:
 def gathered(value: Any, *, is_wanted: bool) -> Any:
     """Plain data with whole tensors on the CPU instead of shared ones; every process must call this.
 
-    Where it is not wanted, the shared tensors are None.
+    If it is not wanted, the shared tensors are None.
     """
     if is_shard(value):
         found = value.detach().full_tensor()

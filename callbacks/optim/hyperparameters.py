@@ -26,7 +26,7 @@ class Kept:
     def __init__(self, optimizer: torch.optim.Optimizer, *names: str):
         self.optimizer = optimizer
         self.changed = {*names, "betas"} if "momentum" in names else set(names)
-        self.earlier: Kept | None = None  # of the optimizer whose place this one has taken in mid-fit
+        self.earlier: Kept | None = None  # of the optimizer that this one has replaced during a fit
         self.groups, self.tensors = list[Settings](), list[Settings]()
         self.note_added()
         self.attributes = set(getattr(optimizer, "__dict__", ()))
@@ -63,7 +63,7 @@ class Kept:
         groups = self.optimizer.param_groups
         for group, settings, tensors in zip(groups, self.groups, self.tensors, strict=False):
             for name in self.changed & set(group):
-                if name in tensors:  # graphs that were captured with it look there
+                if name in tensors:  # captured graphs read it there
                     group[name] = tensors[name].copy_(settings[name])
                 elif name in settings:
                     group[name] = settings[name]

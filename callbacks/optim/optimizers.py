@@ -11,7 +11,7 @@ import torch
 from callbacks.optim.joined_state import JoinedState
 from callbacks.optim.shares import Named, Part, as_part, check_distinct, missing_of, shares_of, warn_of_empty
 
-HOOKS = "_optimizer_"  # how the names begin under which torch keeps hooks
+HOOKS = "_optimizer_"  # the beginning of the names under which torch keeps hooks
 SET_BY_TORCH = ("step", "_opt_called", "_zero_grad_profile_name")  # by its schedulers, and for profiles
 
 
@@ -42,7 +42,7 @@ class Optimizers(torch.optim.Optimizer):
             has no rule; when it is made: two rules match a parameter, or none does.
     """
 
-    is_made: bool  #: has it members? Else it is a factory of them
+    is_made: bool  #: does it have members? Otherwise it is a factory of them
     _parts: tuple[Part, ...]
     _made: dict[int, Any]  # the member of each part that has parameters
     _places: list[tuple[int, int]]  # of each parameter group: its member's part, and its position there
@@ -221,7 +221,7 @@ def title_of(optimizer: Any) -> str:
 
 
 def made_of(part: Part, share: list[dict[str, Any]]) -> Any:
-    """The optimizer that a factory makes of its groups, or the ready one; None if there are no parameters."""
+    """The optimizer that a factory makes from its groups, or the ready one; None without parameters."""
     if part.is_ready or not share:
         return part.given if part.is_ready else None
     made = part.given(share[0]["params"] if len(share) == 1 and len(share[0]) == 1 else share)
@@ -249,7 +249,7 @@ def takes_closure(optimizer: Any) -> bool:
 
 
 def needs_closure(optimizer: Any) -> bool:
-    """Must the `step` of it, or of a member, be called with an argument, as that of `torch.optim.LBFGS`?"""
+    """Must its `step`, or a member's, be called with an argument, as for `torch.optim.LBFGS`?"""
     return any(can_call(member.step) is False for member in members_of(optimizer))
 
 
@@ -265,7 +265,7 @@ def can_call(function: Callable[..., Any], *arguments: Any) -> bool | None:
 
 
 def has_modes(optimizer: Any) -> bool:
-    """Has it, or a member, a training and an evaluation mode, as schedule-free optimizers have?"""
+    """Does it, or a member, have a training and an evaluation mode, like schedule-free optimizers?"""
     return any(
         callable(getattr(each, "train", None)) and callable(getattr(each, "eval", None))
         for each in members_of(optimizer)

@@ -48,7 +48,7 @@ def parameters_of(optimizer: Any) -> list[Tensor]:
 
 
 def as_part(given: Any, position: int, is_last: bool) -> Part:
-    """The part that was meant by an argument of `Optimizers`."""
+    """The part that an argument of `Optimizers` describes."""
     if not missing_of(given):
         return Part(given, is_ready=True)
     factory, *rule = given if isinstance(given, (tuple, list)) else (given,)
@@ -81,7 +81,7 @@ def named_groups(parameters: Iterable[Any]) -> list[tuple[dict[str, Any], list[N
 
 
 def shares_of(parts: Sequence[Part], parameters: Iterable[Any]) -> list[list[dict[str, Any]]]:
-    """For each part its groups; a ready one gets none, and what it holds goes to no other."""
+    """The groups of each part; a ready optimizer gets none, and no other part gets its parameters."""
     shares: list[list[dict[str, Any]]] = [[] for _ in parts]
     problems: dict[str, list[str]] = {}
     held = [part.held() for part in parts]

@@ -1,1 +1,1 @@
-"""Where the model and its batches are, and in which layout they are kept."""
+"""The device of the model and its batches, and their memory layout."""

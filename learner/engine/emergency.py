@@ -15,10 +15,9 @@ def save_before_failing(
     """Fire the end of a batch or an epoch for the callbacks after the one that failed, `Checkpoint` last.
 
     It does so only if the state is complete: the callback that failed has no state, and runs in a phase that
-        does not change what is trained. Validation batches are excluded, because they may be part of a
-        validation in the middle of a training batch. `learn.error` is set, so `Checkpoint` saves even if it
-        is not due. `hooks` are the hook that failed and the hooks after it, whose errors become notes on
-        `error`.
+    does not change what is trained. Validation batches are excluded, because they may be part of a validation
+    in the middle of a training batch. `learn.error` is set, so `Checkpoint` saves even if it is not due.
+    `hooks` are the hook that failed and the hooks after it, whose errors become notes on `error`.
     """
     failed: Any = hooks[0].__self__
     if isinstance(error, Exception) and not isinstance(error, Cancel) and is_whole(learn, event, failed):

@@ -49,7 +49,7 @@ def train(trial: Trial, folder: Path, moment: int | None, start_method: str) -> 
     """Train or resume, and write down how it ended.
 
     Workers of loaders are started with the default method, not with that of this process: only then do they
-        notice that this process was killed, and exit.
+    notice that this process was killed, and exit.
     """
     multiprocessing.set_start_method(start_method, force=True)
     with (folder / "log").open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
