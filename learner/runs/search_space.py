@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -112,19 +114,25 @@ class Word:
         """A problem with this word."""
         return RecipeError.at(Place(COMMAND_LINE, self.number, 1, self.text), message, hint)
 
-    def resolve(self, known: list[str]) -> None:
-        """Find the full path of a short name."""
-        if "." in self.key or self.key in KEYS:
+    def resolve(self, known: dict[str, bool]) -> None:
+        """Find the full path of a short name; the ends of a range become floats for a float argument."""
+        if "." not in self.key and self.key not in KEYS:
+            self.path = self._full(known)
+        if self.setting is None:
             return
+        ends: list[Any] = [self.setting.low, self.setting.high]
+        if not self.setting.choices and known.get(self.path):
+            ends = list(map(float, ends))
+        self.setting = Setting(self.path, *ends, self.setting.choices)
+
+    def _full(self, known: Iterable[str]) -> str:
         found = [each for each in known if each.rpartition(".")[2] == self.key]
         if len(found) > 1:
             raise self.error(f"{self.key} is ambiguous", f"Write one of: {', '.join(found)}.")
         if not found:
             names = dict.fromkeys(each.rpartition(".")[2] for each in known)
             raise self.error(f"the recipe has no setting {self.key!r}", did_you_mean(self.key, names))
-        self.path = found[0]
-        if self.setting is not None:
-            self.setting = Setting(self.path, self.setting.low, self.setting.high, self.setting.choices)
+        return found[0]
 
     def _range(self) -> Setting | None:
         words = self.value.split("..") if not self.value.startswith(("'", '"', "[", "{")) else []
@@ -150,36 +158,47 @@ class Word:
         return Setting(self.path, choices=tuple(values))
 
 
-def paths_of(recipe: Recipe) -> list[str]:
-    """The full paths of all settings: those that the recipe writes, and all arguments of its parts."""
+def paths_of(recipe: Recipe) -> dict[str, bool]:
+    """The full paths of all settings, of those in the recipe and of all arguments; are they floats?"""
     sections = recipe.sections
     callbacks = {f"callbacks.{key}": sections.callbacks.get(key) for key in sections.callback_nodes}
-    parts = {**sections.parts, **callbacks}
-    found = dict.fromkeys(leaves(recipe.tree))
-    for key, part in parts.items():
+    found = {path: type(value) is float for path, value in leaves(recipe.tree)}
+    for key, part in {**sections.parts, **callbacks}.items():
         if part is not None and not (key == "model" and isinstance(part.node.value, list)):
-            found |= dict.fromkeys(
-                f"{key}.{name}" for name in signature_of(part.kind, part.target).parameters
-            )
-    return [path for path in found if not path.endswith(".use")]
+            for name, each in signature_of(part.kind, part.target).parameters.items():
+                found[f"{key}.{name}"] = is_float(each) or found.get(f"{key}.{name}", False)
+    return {path: each for path, each in found.items() if not path.endswith(".use")}
 
 
-def leaves(node: Node, path: str = "") -> Iterator[str]:
-    """The paths of the values below a node."""
+def is_float(parameter: inspect.Parameter) -> bool:
+    """Is an argument a float, and not also a number of items?"""
+    if parameter.annotation is parameter.empty:
+        return type(parameter.default) is float
+    words = set(re.findall(r"\w+", str(parameter.annotation)))
+    return "float" in words and not words & {"int", "tuple", "Tuple", "Mapping"}
+
+
+def leaves(node: Node, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The paths of the values below a node, with the values."""
     pairs = node.value.items() if isinstance(node.value, dict) else enumerate(node.value)
     for key, each in pairs:
         place = f"{path}.{key}".lstrip(".")
         if isinstance(each.value, (dict, list)):
             yield from leaves(each, place)
         else:
-            yield place
+            yield place, each.value
 
 
-def combinations(settings: Iterable[Setting]) -> list[dict[str, Any]]:
-    """All combinations of choices; empty if a setting is a range."""
+def combinations(settings: Iterable[Setting], n_most: int) -> list[dict[str, Any]]:
+    """All combinations of choices; of ranges of whole numbers too, if there are `n_most` or fewer.
+
+    Empty if there are more, or if a range has numbers between the whole ones.
+    """
     settings = list(settings)
-    if not all(each.choices for each in settings):
+    if any(not each.choices and type(each.low) is float for each in settings):
+        return []
+    values = [each.labels or range(each.low, each.high + 1) for each in settings]
+    if any(not each.choices for each in settings) and math.prod(map(len, values)) > n_most:
         return []
     paths = [each.path for each in settings]
-    grid = itertools.product(*(each.labels for each in settings))
-    return [dict(zip(paths, values, strict=True)) for values in grid]
+    return [dict(zip(paths, chosen, strict=True)) for chosen in itertools.product(*values)]

@@ -69,7 +69,7 @@ def run_trials(plan: Plan, folder: Path, n_trials: int | None) -> Sweep:
     """The same, in a folder that is locked."""
     optuna = import_optuna()
     study = open_study(plan, folder, optuna)
-    grid = combinations(plan.settings)
+    grid = combinations(plan.settings, n_trials or N_TRIALS)
     n_trials = min(n_trials or len(grid), len(grid)) if grid else n_trials or N_TRIALS
     for params in grid[:n_trials]:
         study.enqueue_trial(params, skip_if_exists=True)

@@ -75,6 +75,20 @@ def test_a_range_over_decades_is_logarithmic_and_whole_numbers_stay_whole():
     ]
 
 
+def test_whole_ends_of_a_range_are_floats_for_an_argument_that_takes_floats():
+    assert settings("lr=1..2", "momentum=0..1", "noise=0..1", "optimizer.weight_decay=1..20") == [
+        "optimizer.lr: 1.0 to 2.0",
+        "optimizer.momentum: 0.0 to 1.0",
+        "data.noise: 0.0 to 1.0",
+        "optimizer.weight_decay: 1.0 to 20.0, logarithmic",
+    ]
+
+
+def test_each_of_a_few_whole_numbers_is_trained_once(capsys):
+    sweep("batch_size=1..2", "n=8,16")
+    assert "4 trials: 4 finished" in capsys.readouterr().out
+
+
 def test_choices_are_yaml_values():
     words = settings("optimizer=SGD,{use: Adam, lr: 0.01}", "seed=1,2", "loss=mse,huber_loss")
     assert words == ['optimizer: SGD, {"use": "Adam", "lr": 0.01}', "seed: 1, 2", "loss: mse, huber_loss"]
