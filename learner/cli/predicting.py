@@ -19,6 +19,7 @@ from learner.cli.parser import Parser, Verbs, add_plain_verb, add_trust, check_o
 from learner.data.data import InputsOnly
 from learner.data.samples import Sample, Samples
 from learner.data.tensors import as_column, counted
+from learner.files.checkpoint_file import save_to
 from learner.inference.one_item import training_samples
 from learner.learner import Learner
 from learner.recipes.recipe_errors import Mistake
@@ -166,7 +167,8 @@ def write(preds: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
         if path.suffix == ".pt":
-            torch.save(preds, part)
+            with part.open("wb") as file:
+                save_to(file, lambda counted: torch.save(preds, counted))
         else:
             with part.open("w", encoding="utf-8", newline="") as file:
                 write_csv(preds, file)

@@ -8,7 +8,7 @@ import io
 import os
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -63,9 +63,23 @@ def write(path: str | Path, contents: dict[str, Any], *, durable: bool = True) -
 
 def fill(file: IO[bytes], contents: Any) -> None:
     """Write the payload and its trailer, and flush both."""
+    length = save_to(file, lambda counted: torch.save(contents, counted, pickle_protocol=2))
+    with Path(file.name).open("rb") as written:
+        file.write(trailer(length, archive.sum_of(written, length)))
+    file.flush()
+
+
+def save_to(file: IO[bytes], save: Callable[[IO[bytes]], Any]) -> int:
+    """Let torch write to an open file; returns the number of bytes.
+
+    If torch itself opens the file, it raises a RuntimeError if the disk is full, and may end the process.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     counted = Counted(file)
     try:
-        torch.save(contents, cast(IO[bytes], counted), pickle_protocol=2)
+        save(cast(IO[bytes], counted))
     except RuntimeError as error:
         if (interrupt := interrupt_in(error)) is not None:
             raise interrupt from None
@@ -73,9 +87,7 @@ def fill(file: IO[bytes], contents: Any) -> None:
     if counted.error is not None:
         raise counted.error
     file.flush()
-    with Path(file.name).open("rb") as written:
-        file.write(trailer(counted.length, archive.sum_of(written, counted.length)))
-    file.flush()
+    return counted.length
 
 
 def interrupt_in(error: BaseException) -> BaseException | None:

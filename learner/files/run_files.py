@@ -54,7 +54,7 @@ from callbacks.history.paths import replacing
 from callbacks.model.module_state import EXTRA
 from callbacks.model.named import COMPILED
 from callbacks.model.shards import whole
-from learner.files.checkpoint_file import is_plain
+from learner.files.checkpoint_file import is_plain, save_to
 from learner.files.plain import to_plain
 from learner.files.safetensors_file import write_safetensors
 from learner.files.sync import sync, sync_folder
@@ -154,8 +154,8 @@ def fill(path: Path, state: dict[str, Any], *, as_safetensors: bool) -> None:
     if as_safetensors:
         write_safetensors(path, state)
     else:
-        with path.open("wb") as file:  # torch raises a RuntimeError if it opens the file itself
-            torch.save(state, file)
+        with path.open("wb") as file:
+            save_to(file, lambda counted: torch.save(state, counted))
 
 
 def state_to_write(module: nn.Module) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from learner.files.checkpoint_file import save_to
 from learner.files.safetensors_file import read_safetensors, write_safetensors
 from learner.inference.call import Call, plain
 from learner.inference.tracing import quiet, traced, unsupported
@@ -107,8 +108,11 @@ def write_program(model: nn.Module, call: Call, file: Path) -> tuple[Run, str]:
     program = traced(model, call)
     try:
         with quiet():
-            torch.export.save(program, file)
+            with file.open("wb") as opened:
+                save_to(opened, lambda counted: torch.export.save(program, counted))
             loaded = torch.export.load(file).module()
+    except OSError:
+        raise
     except Exception as error:
         raise ValueError(
             f"export: torch.export traced the model, but cannot store the program: {error} Let forward "
@@ -165,7 +169,8 @@ def write_weights(model: nn.Module, call: Call, file: Path) -> tuple[Run, str]:
     """The state dict, each tensor by itself, so that `load_state_dict` takes the file as it is."""
     state = {name: copy.deepcopy(each) for name, each in model.state_dict().items()}
     if file.suffix == ".pt":
-        torch.save(state, file)
+        with file.open("wb") as opened:
+            save_to(opened, lambda counted: torch.save(state, counted))
         state = torch.load(file, weights_only=True)
     else:
         extra = [name for name, each in state.items() if not isinstance(each, Tensor)]

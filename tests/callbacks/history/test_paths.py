@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import resource
-import signal
-from contextlib import contextmanager
-
 import pytest
 import torch
+from small_files import small_files
 from tiny import line_batches
 from torch.nn import functional as F
 
@@ -76,19 +73,6 @@ def test_loading_a_link_that_leads_nowhere_names_where_it_leads(learn, tmp_path)
     (tmp_path / "a.pt").symlink_to("gone.pt")
     with pytest.raises(ValueError, match=r"it is a link to gone\.pt, which does not exist"):
         learn.load(tmp_path / "a.pt")
-
-
-@contextmanager
-def small_files():
-    """The process can write no file of more than 100 bytes within the block."""
-    former = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, former[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, former)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.mark.parametrize("name", ["report", "to_csv"])

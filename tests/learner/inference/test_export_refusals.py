@@ -7,6 +7,7 @@ import sys
 import onnxruntime
 import pytest
 import torch
+from small_files import small_files
 from torch import nn
 from torch.nn import functional as F
 from upper.exported import Decides, make
@@ -143,3 +144,13 @@ def test_the_weights_of_a_model_without_weights_are_loaded(tmp_path):
     for name in ("a.safetensors", "a.pt"):
         learn.export(tmp_path / name)
         learn.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", ["pt2", "onnx", "safetensors", "pt"])
+def test_a_full_disk_is_an_error_of_the_file_and_leaves_the_former_one(tmp_path, suffix):
+    path = tmp_path / f"model.{suffix}"
+    path.write_bytes(b"kept")
+    with small_files(), pytest.raises(OSError, match="File too large"):
+        make(nn.Linear(30, 2), torch.rand(5, 30)).export(path)
+    assert path.read_bytes() == b"kept"
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
