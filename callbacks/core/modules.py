@@ -62,7 +62,7 @@ def modules_beside(learn: LearnerProtocol) -> dict[str, nn.Module]:
 
 
 def declared(learn: LearnerProtocol) -> Iterator[tuple[str, Any]]:
-    """What callbacks and a subclass of the learner declare in `state` that has a state of its own."""
+    """The objects with their own state that callbacks and a subclass of the learner declare in `state`."""
     for name, each in objects_of(learn, learn.state).items():
         yield f"learner.{name}", each
     for callback in learn.callbacks:

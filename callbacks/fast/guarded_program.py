@@ -92,7 +92,7 @@ def tensors_of(*nested: Any) -> list[Tensor]:
 class Program:
     """The step for one kind of batch and one value of each setting that it reads.
 
-    Its function has a code object of its own, with which `torch.compile` keeps the program and drops it.
+    Its function has its own code object, with which `torch.compile` keeps the program and frees it.
 
     Attributes:
         trained: the parameters that it computes gradients of.

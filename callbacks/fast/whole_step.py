@@ -209,7 +209,7 @@ class WholeStep(Callback):
 
 
 def check_backend(backend: object) -> None:
-    """Refuse what is no backend; for an unknown name, torch imports its compiler, which takes seconds."""
+    """Refuse an invalid backend; for an unknown name, torch imports its compiler, which takes seconds."""
     if callable(backend) or backend in ("inductor", "aot_eager", "eager"):
         return
     known = torch.compiler.list_backends(exclude_tags=())

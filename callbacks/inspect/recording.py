@@ -63,7 +63,7 @@ class Recording:
         self.end()
 
     def end(self) -> None:
-        """Drop the model's parts; call it in `cleanup_fit`."""
+        """Release the parts of the model; call it in `cleanup_fit`."""
         self.parts: list[Any] = []
         self._places: Places | None = None
 
@@ -90,7 +90,7 @@ class Recording:
         return True
 
     def is_due(self, learn: LearnerProtocol) -> bool:
-        """Is the last step one to record? For `after_step`."""
+        """Is the last step recorded? For `after_step`."""
         return learn.global_step % self.n == 0
 
     def add(self, learn: LearnerProtocol, row: Tensor) -> None:

@@ -1,1 +1,1 @@
-"""The metrics that come with the library, and what they count with."""
+"""The metrics that come with the library, and the counters that they use."""

@@ -15,7 +15,7 @@ from callbacks.core.definition import snake_case
 from callbacks.core.modules import base_of, plain_name
 from callbacks.measures import class_counts, classification, perplexity, ranking, scores
 
-# What functions call the targets, where they take them first.
+# Names of the targets in functions that take them first.
 TARGETS_FIRST = ("y_true", "target", "targets", "label", "labels")
 
 
@@ -109,13 +109,13 @@ def spread(function: Any) -> Any:
 
 
 def named(word: str) -> str:
-    """The name of the metric that a word means, or an example."""
+    """The name of the metric that a string means, or an example."""
     found = {name for module in METRICS for name, each in vars(module).items() if hasattr(each, "compute")}
     return next((name for name in found if name.lower() == word.lower()), "accuracy")
 
 
 def check_order(function: Any) -> None:
-    """Refuse a function that takes targets first, as scikit-learn's do: many measure otherwise then."""
+    """Refuse a function that takes targets first, like scikit-learn's: many give another value then."""
     try:
         names = list(inspect.signature(function).parameters)
     except (TypeError, ValueError):  # a builtin without a signature
@@ -141,7 +141,7 @@ def check_value(name: str, value: Any) -> None:
 
 
 def metric_name(metric: Any) -> str:
-    """The name it gives itself, or its function's or class's, in snake case."""
+    """The metric's own name, or that of its function or class, in snake case."""
     metric = getattr(metric, "one_by_one", metric)
     name = getattr(metric, "name", None) or plain_name(metric)
     if not isinstance(name, str) or not name.isidentifier():

@@ -138,7 +138,7 @@ class F1(ClassCounts):
 def yes_or_no(
     preds: Tensor, targets: Tensor, ignore_index: int | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Answers, which of them count, targets (both as 0 and 1), and how many are neither yes nor no."""
+    """Answers, which of them are used, targets (both as 0 and 1), and how many are neither yes nor no."""
     known = (targets == 0) | (targets == 1)
     asked = torch.ones_like(known) if ignore_index is None else targets != ignore_index
     answers = preds > 0

@@ -29,7 +29,7 @@ def accuracy(preds: Tensor, targets: Tensor) -> Tensor:
 
 
 class Accuracy(Sums):
-    """`accuracy` over a pass, counted in whole numbers, so in any order of batches the same."""
+    """`accuracy` over a pass, counted in whole numbers, so it is the same in any order of batches."""
 
     higher_is_better = True
     added = ("n_right", "n_answers")
@@ -83,14 +83,14 @@ class OfClasses(Sums):
 
 
 class ClassMean(OfClasses):
-    """A mean over the targets that count: a total, and how many targets count or are outside the classes."""
+    """A mean over targets that are not ignored: a total, their number, and the number outside the classes."""
 
     added = (*OfClasses.added, "total", "n_items")
     total: Any = 0
     n_items: Any = 0
 
     def known(self, preds: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Which targets count, and the targets with 0 for those that do not."""
+        """Which targets are used, and the targets with 0 for the others."""
         title = type(self).__name__
         counted, targets, n_foreign = known_classes(title, preds, targets, self.ignore_index)
         self.n_classes = preds.shape[1]
@@ -103,7 +103,7 @@ class ClassMean(OfClasses):
         self.n_items = self.n_items + counted.sum()
 
     def mean(self) -> float:
-        """The mean over the pass; NaN if no target counts."""
+        """The mean over the pass; NaN if all targets are ignored."""
         self.refuse_foreign()
         n_items = int(self.n_items)
         return torch.as_tensor(self.total).item() / n_items if n_items else math.nan
@@ -142,7 +142,7 @@ class TopKAccuracy(ClassMean):
         targets = targets.unsqueeze(1)
         own = preds.gather(1, targets)
         numbers = torch.arange(self.n_classes, device=preds.device).reshape(-1, *[1] * (preds.dim() - 2))
-        # `not below` instead of `above`, so that NaN counts as ahead
+        # `not below` instead of `above`, so that NaN is ranked above
         ahead = ~(preds <= own) | ((preds == own) & (numbers < targets))
         self.add((counted & (ahead.sum(1) < self.k)).sum(), counted)
 
@@ -174,7 +174,7 @@ def right_answers(preds: Tensor, targets: Tensor) -> Tensor:
 def known_classes(
     title: str, preds: Tensor, targets: Tensor, ignore_index: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Which targets count, the targets with 0 for those that do not, and how many are outside the classes.
+    """Which targets are used, the targets with 0 for the others, and how many are outside the classes.
 
     The last is a number on the device: an index outside the classes would crash a kernel there, and looking
     for one would wait. `OfClasses.refuse_foreign` raises the error when the pass ends.

@@ -26,7 +26,7 @@ def detached(preds: Any) -> Any:
 
 
 def joined(parts: Sequence[Any]) -> Any:
-    """Join parts of batches on the CPU: tensors along their first dimension, lists in a row, nests by part.
+    """Join parts of batches on the CPU: tensors along their first dimension, lists end to end, nests by part.
 
     Raises:
         ValueError: other dimensions of the tensors differ.

@@ -46,7 +46,7 @@ class Trial:
         self._clear()
 
     def start(self, n_batches: int | None) -> None:
-        """Start a pass of so many batches; None if their number is not known."""
+        """Start a pass with this number of batches; None if it is not known."""
         if self._n_numbers:
             self._clear()
         self._is_full = not self.functions or n_batches == 1  # the mean of one batch is right
@@ -107,7 +107,7 @@ class Trial:
 
 
 def are_rows(tensors: list[Tensor]) -> bool:
-    """Do tensors have as many rows, so that those of several batches can be joined?"""
+    """Do the tensors have equally many rows, so that several batches can be joined?"""
     return all(each.ndim and not each.is_nested and len(each) == len(tensors[0]) for each in tensors)
 
 
@@ -127,7 +127,7 @@ def mean_of(values: list[tuple[Any, Any]]) -> float:
 
 
 def rounding_of(value: Any) -> float:
-    """How much a value may be off, relative to its size; more in half precision."""
+    """How much a value may differ, relative to its size; more in half precision."""
     is_float = isinstance(value, Tensor) and value.is_floating_point()
     return max(ROUNDING, 4 * torch.finfo(value.dtype).eps) if is_float else ROUNDING
 
@@ -141,7 +141,7 @@ def is_same(one: float, other: float, scale: float = 0.0, rounding: float = ROUN
 
 
 def is_pure(function: Any, depth: int = 3) -> bool:
-    """Does a function seem to keep and write nothing, so that it may be called once more?"""
+    """Does a function seem to have no side effects, so that it may be called again?"""
     work, owner = plain(function), owner_of(function)
     if isinstance(owner, nn.Module) and any(isinstance(each, _NormBase) for each in owner.modules()):
         return False

@@ -1,4 +1,4 @@
-"""Find out whether a loss of the user divides by something else than its items, or sums."""
+"""Find out whether a user's loss divides by something other than its items, or sums."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from callbacks.measures.linearity import are_rows, is_pure, is_same, owner_of, q
 from callbacks.place.device import map_tensors, tensors_in
 from callbacks.results.loss_weight import LossWeight
 
-N_BATCHES, N_NUMBERS = 8, 1 << 19  # that are kept to try on, at most: batches, and numbers of each batch
-N_VALUES = 100  # of targets that may be the one that is ignored
-EXACT = 1e-4  # how near the value must be that is found in another way; a loss may differ by more by chance
+N_BATCHES, N_NUMBERS = 8, 1 << 19  # kept for the trial, at most: batches, and numbers per batch
+N_VALUES = 100  # values of targets that may be the ignored one
+EXACT = 1e-4  # how close a value with another weight must be; a loss may differ by more by chance
 
 
 class LossTrial:
@@ -41,7 +41,7 @@ class LossTrial:
         return LossTrial, ()
 
     def look(self, learn: LearnerProtocol, weight: LossWeight) -> None:
-        """Find out whether the loss is to be tried; call it when a pass starts."""
+        """Find out whether to try the loss; call it when a pass starts."""
         if learn.loss_func is not self._loss_func:
             self._loss_func, self._batches = learn.loss_func, []
             self._versions = versions_of(learn.loss_func)
@@ -61,7 +61,7 @@ class LossTrial:
         self.is_on = len(self._batches) < N_BATCHES
 
     def report(self) -> bool:
-        """Warn about a loss that is not a mean over items, and return whether it is one that is not.
+        """Warn about a loss that is not a mean over items; return whether there was a warning.
 
         Call it when a pass ends.
         """
@@ -132,7 +132,7 @@ def value_of(loss_func: Any, preds: Any, targets: Any) -> float:
 
 
 def weighted(values: list[float], weights: list[float]) -> float:
-    """The weighted mean; a batch without weight does not count."""
+    """The weighted mean, without batches that have a weight of 0."""
     total = sum(weights) or 1.0
     return sum(value * weight for value, weight in zip(values, weights, strict=True) if weight) / total
 

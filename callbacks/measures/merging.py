@@ -44,7 +44,7 @@ def own_state(metric: Any) -> Any:
 
 
 def merge_into(metric: Any, states: list[Any], device: torch.device) -> None:
-    """Put the states of all processes together in a metric.
+    """Merge the states of all processes into a metric.
 
     Args:
         metric: is overwritten.
@@ -74,7 +74,7 @@ def reduce_into(metric: Any, states: list[dict[str, Any]], device: torch.device)
 
 
 def reduced(values: list[Any], reduction: Any) -> Any:
-    """One value of the values in several processes; lists are joined."""
+    """One value from the values of several processes; lists are joined."""
     if any(isinstance(each, list) for each in values):
         return [item for each in values for item in (each if isinstance(each, list) else [each])]
     if len(values) == 1:
@@ -86,7 +86,7 @@ def reduced(values: list[Any], reduction: Any) -> Any:
 
 
 def without_own_sync(metric: Any) -> None:
-    """Let metrics of torchmetrics compute without collective operations of their own."""
+    """Let metrics of torchmetrics compute without their own collective operations."""
     if hasattr(metric, "modules"):
         for each in parts_of(metric):
             each.sync_on_compute = each._to_sync = False

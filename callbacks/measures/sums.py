@@ -1,4 +1,4 @@
-"""What metrics count in a pass, and how the counts of several processes are put together."""
+"""The counts of metrics in a pass, and how those of several processes are merged."""
 
 from __future__ import annotations
 

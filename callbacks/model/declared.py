@@ -15,7 +15,7 @@ LONGEST = 100  # longer containers hold numbers, not modules
 
 
 def values_of(owner: Any, names: Iterable[str]) -> dict[str, Any]:
-    """The attributes that exist by now, by name; of an object with a state of its own that state. No copy."""
+    """The attributes that exist, by name; for an object with its own state, that state. No copy."""
     return {name: value_of(getattr(owner, name)) for name in names if hasattr(owner, name)}
 
 

@@ -19,7 +19,7 @@ SOON = 1.0  # seconds in which nothing needs a bar
 class Bar:
     """A bar that tqdm draws: on standard error in a terminal, below the cell in a notebook.
 
-    In a notebook the bar is an output of its own that is replaced, so that a saved notebook contains no trail
+    In a notebook the bar is a separate output that is replaced, so a saved notebook contains no trail
     of bars. In a terminal, writing to standard output or error clears the bar first, and the next `draw`
     shows it again. `close` removes it and restores the streams. The displayed clock starts at `begun`, as of
     `time.monotonic()`.
@@ -138,9 +138,9 @@ class BesideBar:
 
 
 def tqdm_class() -> Any:
-    """Tqdm's class without the thread that watches bars, as we draw often enough.
+    """Tqdm's class without the thread that watches bars, because we draw often enough.
 
-    In a notebook too, where tqdm's widget would stay in the saved file, and needs ipywidgets.
+    It is used in notebooks too, where tqdm's widget would stay in the saved file and needs ipywidgets.
     """
     from tqdm import tqdm
 

@@ -19,11 +19,11 @@ N_LAST = 30  # rows of a table in a notebook
 
 
 class EpochTable:
-    """A table with a row for each epoch, and those columns that matter most and fit.
+    """A table with a row for each epoch, and the most important columns that fit.
 
     From the most important to the least: monitored results, losses, metrics of validation and of training,
-    the learning rate, other results. What a callback measures that nobody monitors has no column: it is in
-    the history.
+    the learning rate, other results. A result of a callback that nothing monitors has no column: it is in the
+    history.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ def importance(name: str, monitored: tuple[str, ...]) -> int:
 
 
 def place(name: str) -> int:
-    """Where a column stands: losses, metrics of passes, other results, the learning rate."""
+    """The position of a column: losses, metrics of passes, other results, the learning rate."""
     if name.endswith("_loss"):
         return 0 if name == "train_loss" else 1
     return 4 if name == "lr" else 2 if name.startswith(OF_A_PASS) else 3

@@ -110,7 +110,7 @@ class Measured:
         return self.reductions[name].weigh is not None or self.reductions[name].adds_up
 
     def _weigh(self, name: str, learn: LearnerProtocol, preds: Any, targets: Any) -> float | Tensor:
-        """How much the batch counts in the mean of a function."""
+        """The weight of the batch in the mean of a function."""
         weigh = self.reductions[name].weigh
         apart = targets if type(targets) is tuple else (targets,)
         found = None if weigh is None else weigh(preds, *apart)
@@ -119,7 +119,7 @@ class Measured:
         return learn.n_items if self.weight.given is None else self.weight.given(learn)
 
     def join(self, ranks: Ranks) -> None:
-        """Add what the other processes have measured, so that all have the numbers of the whole pass."""
+        """Add the counts of the other processes, so that all processes have the numbers of the whole pass."""
         if ranks.size == 1:
             return
         own = {**self.state_dict(), "objects": [own_state(metric) for metric in self.objects]}
@@ -206,7 +206,7 @@ def check_loss(loss: Any, prefix: str) -> None:
 
 
 def warn_of_nan(name: str, mean: Mean) -> bool:
-    """Warn if a mean is NaN because the values of some batches are; return whether there was a warning."""
+    """Warn if a mean is NaN because some batches have NaN; return whether there was a warning."""
     counted = [value for value, weight in zip(*mean.read(), strict=True) if weight]
     bad = [number for number, value in enumerate(counted) if math.isnan(value)]
     if not bad or len(bad) == len(counted):

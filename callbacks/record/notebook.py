@@ -36,7 +36,7 @@ class NotebookTable:
 
 
 class Replaced:
-    """An output of a notebook: what it shows is replaced by what comes next."""
+    """An output of a notebook that the next one replaces."""
 
     def __init__(self) -> None:
         self._output: Any = None

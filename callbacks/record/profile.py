@@ -35,7 +35,7 @@ class Profile(Callback):
         wait: the number of steps before recording.
         warm_up: the number of steps after that which are recorded and discarded, because the profiler's first
             steps are slow.
-        top: the number of functions in the table, those with the most time of their own first; 0 prints none.
+        top: the number of functions in the table, those with the most own time first; 0 prints none.
         shapes: also record the shapes of tensors.
         memory: also record the allocation of memory.
 
@@ -162,7 +162,7 @@ def make_profiler(settings: Profile) -> profile:
 
 
 def table_of(profiler: profile, top: int) -> str:
-    """The functions with the most time of their own; on an accelerator, its time.
+    """The functions with the most own time; on an accelerator, its time.
 
     The profiler's own marks, such as those of a step, are left out.
     """

@@ -21,7 +21,7 @@ def note_kept() -> None:
 
 @contextmanager
 def not_meant_to_last() -> Iterator[None]:
-    """Do not print the line in this block, whose learners are measured and dropped."""
+    """Do not print the line in this block, because its learners are only measured."""
     is_new = "dropped" not in known
     known.add("dropped")
     try:

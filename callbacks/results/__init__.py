@@ -1,1 +1,1 @@
-"""What a result is a mean of, which one is the best, and the weights that it was measured with."""
+"""How a result is averaged, which result is the best, and the weights with which it was measured."""

@@ -64,7 +64,7 @@ class Best:
             )
 
     def update(self, learn: LearnerProtocol) -> bool | None:
-        """Look at this epoch's result: is it the best so far? None where the epoch has no such result.
+        """Read this epoch's result: is it the best so far? None if the epoch has no such result.
 
         Raises:
             ValueError: the result is not a number, or it has turned out that no epoch will have it.

@@ -1,4 +1,4 @@
-"""How much a batch counts in a mean loss, for `Metrics`, `GradientAccumulation` and others."""
+"""The weight of a batch in a mean loss, for `Metrics`, `GradientAccumulation` and others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Weight = Callable[[LearnerProtocol], float | Tensor]
 
 
 class LossWeight:
-    """The weight of the batch under way: what the loss function divides by, else its number of items.
+    """The weight of the current batch: the number that the loss function divides by, or its number of items.
 
     Args:
         given: the user's function of the learner; it takes precedence.
@@ -36,16 +36,16 @@ class LossWeight:
                 "lambda learn: (learn.targets != 0).sum()."
             )
         self.given = given
-        self._loss_func: Any = self  # the one that was looked at; at first none
+        self._loss_func: Any = self  # the loss that was examined; None at first
         self._seen: tuple[Any, bool] = (None, False)  # what else decides
-        self._reduction: Reduction | None = None  # None: to be found out from a batch's output
+        self._reduction: Reduction | None = None  # None: to be determined from the output of a batch
         self._model: Callable[[], Any] = lambda: None  # the one whose own loss was looked at
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return LossWeight, (self.given,)  # a copy looks at the loss of its own learner
+        return LossWeight, (self.given,)  # a copy examines the loss of its own learner
 
     def look(self, learn: LearnerProtocol) -> None:
-        """Find out how the loss reduces; call it when a pass starts."""
+        """Determine how the loss reduces; call it when a pass starts."""
         loss_func = learn.loss_func
         seen = (getattr(loss_func, "reduction", None), learn.loss_is_overridden)
         if loss_func is self._loss_func and loss_func is not None and seen == self._seen:
@@ -59,7 +59,7 @@ class LossWeight:
             self._reduction = None
 
     def of(self, learn: LearnerProtocol) -> float | Tensor:
-        """The weight of the batch under way; a tensor stays on the device, and is not waited for."""
+        """The weight of the current batch; a tensor stays on the device, without a wait."""
         if learn.loss_func is not self._loss_func:
             self.look(learn)
         if self.given is not None:
@@ -72,13 +72,13 @@ class LossWeight:
         return learn.n_items if found is None else found
 
     def adds_up(self, learn: LearnerProtocol) -> bool:
-        """Is the loss a sum, so that the losses of several batches are added, and not averaged?"""
+        """Is the loss a sum, so that the losses of several batches are added instead of averaged?"""
         if learn.loss_func is not self._loss_func:
             self.look(learn)
         return self._reduction is not None and self._reduction.adds_up
 
     def is_assumed(self, learn: LearnerProtocol) -> bool:
-        """Is nothing known about a loss of the user, so that batches count by their numbers of items?"""
+        """Is nothing known about a user's loss, so that batches are weighted by their numbers of items?"""
         if self.given is not None or learn.loss_is_overridden or learn.loss_func is None:
             return False
         return self._reduction is not None and self._reduction == Reduction()
@@ -95,8 +95,9 @@ class LossWeight:
 def reduction_of_output(preds: Any, labels: Any) -> Reduction | None:
     """How a model's own loss reduces: over all labels, over those that follow another, or not known.
 
-    Hugging Face's causal models compare each position with the next label, others with its own. The loss
-    itself shows which: it is computed in both ways. None: it is NaN, so this batch cannot show it.
+    Hugging Face's causal models compare each position with the next label, others with its own. The value of
+    the loss shows which, because it is computed in both ways. None if it is NaN, so this batch does not show
+    it.
     """
     logits, loss = getattr(preds, "logits", None), getattr(preds, "loss", None)
     if not (isinstance(loss, Tensor) and isinstance(logits, Tensor) and isinstance(labels, Tensor)):
@@ -115,7 +116,7 @@ ROUNDING = 1e-3  # of logits in half precision
 
 @torch.no_grad()
 def loss_at(logits: Tensor, labels: Tensor, shift: int) -> float:
-    """The mean loss against the labels so many positions on."""
+    """The mean loss against the labels this many positions later."""
     n_positions = logits.shape[-2] - shift if shift else logits.shape[-2]
     scores = logits.narrow(-2, 0, n_positions).flatten(0, -2).float()
     return float(F.cross_entropy(scores, labels[..., shift:].flatten().long()))

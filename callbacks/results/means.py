@@ -30,7 +30,7 @@ class Mean:
         self.weights.append(weight)
 
     def compute(self, *, adds_up: bool = False) -> float:
-        """The weighted mean, NaN where nothing weighs anything; or the sum."""
+        """The weighted mean, NaN if all weights are 0; or the sum."""
         values, weights = self.read()
         return sum(values) if adds_up else weighted_mean(values, weights)
 
@@ -45,7 +45,7 @@ class Mean:
         self.weights.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """What was seen so far, as plain data; waits for the device."""
+        """The values so far, as plain data; waits for the device."""
         values, weights = self.read()
         return {"values": values[:], "weights": weights[:]}
 
@@ -56,7 +56,7 @@ class Mean:
 
 
 def weighted_mean(values: array[float], weights: array[float]) -> float:
-    """Mean of values that count by their weights; NaN where nothing weighs anything."""
+    """Weighted mean of values; NaN if all weights are 0."""
     total = sum(weights)
     if not total:
         return math.nan

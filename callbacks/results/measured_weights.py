@@ -51,7 +51,7 @@ class MeasuredWeights:
         self.start = {"step": learn.global_step, "weights": copy_weights(learn) if is_possible else None}
 
     def after_train(self, learn: LearnerProtocol) -> None:
-        """Find out whether the copy is what was measured; it is dropped otherwise."""
+        """Find out whether the copy has the measured weights; otherwise it is dropped."""
         if self.start is None:
             return
         n_updates, is_of_pass = learn.global_step - self.start["step"], self.monitor in learn.results
@@ -62,9 +62,9 @@ class MeasuredWeights:
         self.moment = " before its update" if is_before else " at its end" if is_of_pass else ""
 
     def release(self) -> dict[str, Any] | None:
-        """The step and the weights before this epoch's update, where the result was measured with those.
+        """The step and the weights before this epoch's update, if the result was measured with them.
 
-        They are kept no longer; call it in `after_epoch`.
+        They are not kept after this; call it in `after_epoch`.
         """
         start, self.start = self.start, None
         return start if start and start["weights"] is not None else None
@@ -82,7 +82,7 @@ def in_place(learn: LearnerProtocol, weights: Weights) -> Iterator[None]:
 
 
 def copy_weights(learn: LearnerProtocol) -> Weights:
-    """A copy of weights and buffers in main memory, where they take nothing from the device."""
+    """A copy of weights and buffers in main memory, so no memory of the device is used."""
     plain = {key: value for key, value in plain_state(learn.model).items() if is_storable(value)}
     beside = {"loss": copy_tensors(loss_tensors(learn)), "plain": copy.deepcopy(plain)}
     return copy_tensors(named_tensors(learn.model)), beside

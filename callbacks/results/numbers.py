@@ -81,7 +81,7 @@ class Results(MutableMapping[str, Any], dict[str, Any]):  # type: ignore[misc]  
         return dict(self).values()  # type: ignore[return-value]
 
     def copy(self) -> Results:
-        """Another one with the same numbers."""
+        """A copy with the same numbers."""
         return Results(self)
 
 
@@ -95,7 +95,7 @@ def as_results(results: dict[str, Any]) -> Results:
 
 
 def as_number(value: Any) -> Any:
-    """A plain number, or nested lists of them, off the device; what is of another kind as it is."""
+    """A plain number, or nested lists of numbers, off the device; any other value is unchanged."""
     if isinstance(value, Tensor):
         return numbers_of(value.detach())
     if type(value).__module__ == "numpy" and hasattr(value, "tolist"):

@@ -27,9 +27,9 @@ class Reduction:
     """How a function reduces.
 
     Attributes:
-        weigh: what the mean of a batch divides by, as a function of what the loss was called with; it gives
-            None where it does not know. None in its place: nothing is known, so items count.
-        adds_up: the function sums, so that the value for several batches is the sum of theirs.
+        weigh: the number that the mean of a batch divides by, as a function of the arguments of the loss; it
+            returns None if it is unknown. If `weigh` itself is None, nothing is known, and items are counted.
+        adds_up: the function sums, so the value for several batches is the sum of their values.
     """
 
     weigh: Callable[..., Count] | None = None
@@ -57,7 +57,7 @@ def reduction_of(function: Any) -> Reduction:
 def unwrapped(function: Any) -> tuple[Any, Get]:
     """The loss within partials and compiled modules, and its settings.
 
-    A `partial` that gives arguments by position changes what the others mean: nothing is known of it.
+    A `partial` with positional arguments changes the meaning of the others, so nothing is known about it.
     """
     keywords: dict[str, Any] = {}
     while function is not (inner := within(function)):
@@ -77,14 +77,14 @@ def setting(module: nn.Module, name: str, default: Any) -> Any:
 
 
 def within(function: Any) -> Any:
-    """What a `partial`, `torch.compile` or a call has wrapped, once; else the function itself."""
+    """The function that a `partial`, `torch.compile` or a call wraps, one level; or the function itself."""
     if isinstance(function, partial):
         return None if function.args else function.func
     if isinstance(function, MethodType) and function.__name__ in CALLS:  # as `nn.MSELoss().forward`
         return function.__self__
     for name in ("_orig_mod", "_torchdynamo_orig_callable", "one_by_one"):
         function = getattr(function, name, function)
-    # the compiler puts torch's own functions into one of its own first
+    # the compiler first wraps torch's own functions
     is_compilers = getattr(function, "__globals__", {}).get("__name__") == "torch._dynamo.external_utils"
     return getattr(function, "__wrapped__", function) if is_compilers else function
 
@@ -94,7 +94,7 @@ CALLS = ("forward", nn.Module.__call__.__name__)
 
 
 def name_of(function: Any) -> str | None:
-    """Which of torch's losses it is, by the name of the function in `torch.nn.functional`."""
+    """The name of this loss in `torch.nn.functional`."""
     if isinstance(function, nn.Module):
         for kind, name in MODULES.items():
             if isinstance(function, kind):
@@ -105,14 +105,14 @@ def name_of(function: Any) -> str | None:
 
 
 def declared(get: Get) -> Any:
-    """The reduction that a loss names, also in torch's old words; `"mean"` where it names none."""
+    """The reduction that a loss names, also in torch's old form; `"mean"` if it names none."""
     size_average, reduce = get("size_average", None), get("reduce", None)
     if isinstance(size_average, bool) or isinstance(reduce, bool):
         return _reduction.legacy_get_string(size_average, reduce, emit_warning=False)
     return get("reduction", "mean")
 
 
-# What each divides by. The arguments: a loss's settings, then what it is called with.
+# The number that each loss divides by. The arguments are the settings of the loss, then those of the call.
 
 
 def n_elements(get: Get, preds: Any, targets: Any, *more: Any) -> Count:
@@ -173,7 +173,7 @@ def n_of_sequences(
 def n_of_classes(get: Get, preds: Any, targets: Any, *more: Any) -> Count:
     """Targets that are not ignored, or the sum of their classes' weights, of `cross_entropy` and `nll_loss`.
 
-    Of targets that are probabilities none is ignored, and their weights are not divided by.
+    If the targets are probabilities, none is ignored, and the loss does not divide by their weights.
     """
     if more or not isinstance(targets, Tensor):
         return None
@@ -187,7 +187,7 @@ def n_of_classes(get: Get, preds: Any, targets: Any, *more: Any) -> Count:
         return weight_of(targets.detach().long(), ignored, weight.detach())
     n_all = targets.numel()
     if not n_all or (ignored < 0 and targets.is_cpu and targets.min().item() >= 0):
-        return n_all  # one look is half as long as to count, and on a CPU it waits for nothing
+        return n_all  # reading once takes half as long as counting, and on a CPU it waits for nothing
     return (targets != ignored).sum()
 
 

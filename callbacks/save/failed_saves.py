@@ -1,4 +1,4 @@
-"""What to do about a checkpoint that could not be written."""
+"""Handling of a checkpoint that could not be written."""
 
 from __future__ import annotations
 

@@ -3,8 +3,7 @@
     lin(0.1, 0.0)(0.25)                  # 0.075
     one_cycle(0.004, 0.1, 1e-6)(0.25)    # 0.1, the peak
 
-Progress is 0 at the first batch of a fit and 1 at its last. You can also use any function of progress of your
-own.
+Progress is 0 at the first batch of a fit and 1 at its last. You can also write your own function of progress.
 """
 
 from __future__ import annotations

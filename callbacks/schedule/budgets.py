@@ -82,7 +82,7 @@ class StopAfter(Callback):
         self._started = None
 
     def _stop(self, learn: LearnerProtocol) -> None:
-        """Stop the fit; several processes count alike, but each has a clock of its own."""
+        """Stop the fit; the counts of several processes are equal, but each has its own clock."""
         learn.stop(f"the budget of {self.budget} is used up", alike=self.unit not in SECONDS)
 
     def _is_used_up(self, learn: LearnerProtocol, n_epochs: int = 0) -> bool:
@@ -121,7 +121,7 @@ class ShortEpoch(Callback):
             data is not known.
     """
 
-    order = Order.PREPARE  # before others see a batch that does not count
+    order = Order.PREPARE  # before other callbacks get a batch that is not trained on
     decides_alike = True
 
     def __init__(

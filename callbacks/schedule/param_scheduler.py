@@ -220,7 +220,7 @@ def check_optimizer(scheduler: ParamScheduler, optimizer: Any) -> None:
 
 
 def check_values(name: str, function: Value) -> None:
-    """Refuse functions that return a rate below 0, or no finite number, at some points on the way."""
+    """Refuse functions that return a rate below 0, or not a finite number, at some points of the fit."""
     if isinstance(function, type) or function in ANNEALERS:
         title = getattr(function, "__name__", "")
         raise TypeError(

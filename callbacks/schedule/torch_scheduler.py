@@ -121,7 +121,7 @@ class TorchScheduler(Callback):
                 "optimizers, pass those, Learner(optimizer=[a, b])."
             )
         self._kept = Kept(learn.optimizer, "lr", "momentum")
-        # torch's schedulers change the rate when they are made: in a window not before it opens
+        # torch's schedulers change the rate when they are made, so in a window they are made when it opens
         self._is_waiting = any(each.start for each in windows_of(self))
         self._made = self.scheduler(Still(learn.optimizer)) if self._is_waiting else self._make(self._kept)
         if not isinstance(self._made, LRScheduler):
@@ -141,7 +141,7 @@ class TorchScheduler(Callback):
         """Make the scheduler, and note the settings that it changes, which are restored after the fit."""
         with kept.noting():
             made = self.scheduler(kept.optimizer)
-        if isinstance(kept.optimizer, Optimizers):  # a member may be stepped alone, which torch does not see
+        if isinstance(kept.optimizer, Optimizers):  # a member may step alone, unnoticed by torch
             kept.optimizer._opt_called = True  # type: ignore[attr-defined]
         return made
 
@@ -231,7 +231,7 @@ class TorchScheduler(Callback):
         """Continue a schedule from a snapshot."""
         if self._position is not None:
             self._made.load_state_dict(self._position)
-            # updates were made before the snapshot; without this torch warns that none was
+            # there were updates before the snapshot; without this line torch warns that there were none
             self._made.optimizer._opt_called = True
             for group, rate in zip(self._made.optimizer.param_groups, self._made.get_last_lr(), strict=True):
                 group["lr"] = rate
@@ -244,7 +244,7 @@ def names_of(made: Any) -> tuple[str, ...]:
 
 
 def check_mode(mode: str, monitor: str, learn: LearnerProtocol) -> None:
-    """Warn of a mode that takes the better values of a result for the worse ones."""
+    """Warn of a mode that contradicts the better direction of a result."""
     known = learn.measured[monitor]
     if known not in (None, mode):
         warn(

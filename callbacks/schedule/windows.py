@@ -66,7 +66,7 @@ def clock(learn: LearnerProtocol, n_batches: int) -> Clock:
 def planned(
     callback: Callback, learn: LearnerProtocol, n_epochs: int, n_batches: int, *, one_step_each: bool
 ) -> Plan | None:
-    """Between which batches of a future fit a schedule runs; None if that is not known in advance."""
+    """The batches of a future fit between which a schedule runs; None if they are not known in advance."""
     windows = windows_of(callback)
     begun = {"step": learn.global_step, "sample": learn.n_samples}
     known = {"epoch": n_batches} | ({"step": 1} if one_step_each else {})

@@ -131,7 +131,7 @@ class GradientAccumulation(Callback):
                 raise CancelStep
         parameters, left = parameters_of(learn, self._trained.of(learn)), window.get("left")
         weight = learn.ranks.divisor(learn, window["weight"], is_sum=self._is_sum)
-        # if no target counts, gradients are 0 and must stay 0
+        # if no target has a weight, gradients are 0 and must stay 0
         weight = torch.where(weight == 0, 1, weight) if isinstance(weight, Tensor) else weight or 1
         gradients = [each.grad for each in parameters if each.grad is not None]
         if gradients and (isinstance(weight, Tensor) or weight != 1):
@@ -199,7 +199,7 @@ class GradientAccumulation(Callback):
         return self._is_sum
 
     def share_of(self, learn: LearnerProtocol) -> float | Tensor:
-        """How much the current batch counts in its window; not at all if this process has no item of it."""
+        """The weight of the current batch in its window; 0 if this process has none of its items."""
         return 0.0 if learn.ranks.n_here == 0 else self._weight_here
 
     def weight_with(self, learn: LearnerProtocol) -> float | Tensor:
@@ -220,14 +220,14 @@ class GradientAccumulation(Callback):
 
 
 def n_targets(learn: LearnerProtocol) -> int:
-    """How many numbers the current targets have, or items if the targets are not one tensor."""
+    """The number of elements in the current targets, or of items if the targets are not one tensor."""
     return learn.targets.numel() if isinstance(learn.targets, Tensor) else learn.n_items
 
 
 def scaled(loss: Tensor, share: float | Tensor, *, is_alone: bool = False) -> Tensor:
-    """A loss times its share; exactly 0 for a share of 0, since the mean of no target is NaN.
+    """A loss times its share; exactly 0 for a share of 0, because the mean of no target is NaN.
 
-    So are its gradients on a CPU, where the share is known: those of 0 / 0 are NaN, also times 0. Several
+    On a CPU, where the share is known, its gradients are 0 too: those of 0 / 0 are NaN, also times 0. Several
     processes exchange gradients, so each of them needs the graph.
     """
     is_nothing = share == 0
@@ -248,7 +248,7 @@ def parameters_of(learn: LearnerProtocol, of_model: list[Any] | None = None) -> 
 
 
 def check_step(callback: Callback, learn: LearnerProtocol) -> None:
-    """Refuse a callback whose `step` computes gradients of the last batch alone."""
+    """Refuse a callback whose `step` computes gradients of the last batch only."""
     other = learn.callbacks.overrides.get("step")
     if other is not None and getattr(other, "computes_gradients", False):
         raise ValueError(

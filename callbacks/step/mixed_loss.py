@@ -22,7 +22,7 @@ ONE_AT_A_TIME = (
 
 
 class MixedLoss(partial[Any]):
-    """A loss function that also counts the loss against the targets `shift` items further on.
+    """A loss function that adds the loss against the targets `shift` items further on.
 
     It is a `partial`, so that code that looks up the loss function finds the one inside.
     """

@@ -82,11 +82,11 @@ class MixedPrecision(Callback):
         self.measures: Mapping[str, Direction | None] = (
             {"skipped_updates": None} if precision == "fp16" else {}
         )
-        self.n_skipped = 0  #: updates of this pass that were left out
+        self.n_skipped = 0  #: updates of this pass that were skipped
         self._n_in_a_row = 0
         self._step_begun = 0
         self._scaler: torch.amp.GradScaler | None = None
-        self._is_unscaled = False  # are there gradients without the scale, of an update that is left out?
+        self._is_unscaled = False  # are there unscaled gradients of a skipped update?
         self._kept: dict[str, Any] | None = None
         self._scale: float | None = None
 

@@ -77,7 +77,7 @@ class SWA(Callback):
         self.n_averaged = 0
         self.rates: list[float] | None = None
         self._kept: hyperparameters.Kept | None = None
-        self._first_epoch = 0  # that is averaged, in the fit under way
+        self._first_epoch = 0  # that is averaged, in the current fit
         self._is_refreshing = False
 
     @property
