@@ -10,8 +10,12 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
+from callbacks.core.contract import LearnerWarning
 from callbacks.core.output import print_line, reported
 from callbacks.core.ranks import is_first_process, is_launched
 from callbacks.distributed.heartbeat import SAME_AS_FIRST
@@ -37,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, by default that of the process, and return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = dispatch(make_parser(), words)
+        with plain_warnings():
+            code = dispatch(make_parser(), words)
     except SystemExit as ending:  # from argparse, or from a SIGTERM in a fit
         code = ending.code if isinstance(ending.code, int) else 0 if ending.code is None else 1
     except KeyboardInterrupt:
@@ -45,6 +50,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = 130
     has_output = flush_output()
     return code if has_output or words[:1] in TRAINING else code or 1
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Show our warnings within the block without the line of code that called, which is one of ours."""
+    usual = warnings.formatwarning
+
+    def formatted(message: Any, category: type[Warning], *place: Any, **options: Any) -> str:
+        if issubclass(category, LearnerWarning):
+            return f"warning: {message}\n"
+        return usual(message, category, *place, **options)
+
+    warnings.formatwarning = formatted
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def make_parser() -> Parser:

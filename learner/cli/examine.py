@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from callbacks import Callback, ParamScheduler
+from callbacks import Callback
 from callbacks.core.registry import describe
 from learner.cli.parser import Parser, Verbs, add_recipe_verb, load
 from learner.recipes.recipe_errors import RecipeError, mistaken
+from learner.runs.sweep_plan import sets_lr
 from learner.tools.lr_find import NAMES, NO_FALL, SUGGESTIONS, LRSearch
 
 
@@ -66,11 +67,6 @@ def print_suggestions(found: LRSearch, recipe: str, callbacks: Iterable[Callback
         print(f"To use the first: learner run {shlex.quote(recipe)} optimizer.lr={found.valley:.2g}")
     else:
         print(f"{describe(scheduler)} sets the rate: write it there, optimizer.lr would have no effect.")
-
-
-def sets_lr(callback: Callback) -> bool:
-    """Does a callback set the learning rate, so that the optimizer's own has no effect?"""
-    return isinstance(callback, ParamScheduler) and "lr" in callback.schedules and not callback.relative
 
 
 def do_show(options: argparse.Namespace) -> int:

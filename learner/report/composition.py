@@ -67,11 +67,8 @@ def settings_of(callback: Callback) -> Iterator[tuple[str, str]]:
     """The arguments of a callback that are no defaults, as far as its attributes have them."""
     held = [each for each in vars(callback).values() if type(each).__module__.startswith("callbacks.")]
     holders = [callback, *held]
-    names = set(inspect.signature(type(callback)).parameters) - {
-        "name",
-        "metrics",
-        "device",
-    }  # they stand elsewhere
+    elsewhere = ("name", "metrics", "device")
+    names = [each for each in inspect.signature(type(callback)).parameters if each not in elsewhere]
     found = {}
     for name in names:
         holder = next((each for each in holders if hasattr(each, name)), None)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.history.direction import Direction
+from learner.data.tensors import counted
 from learner.files.run_files import shown_path
 from learner.report.curves import Axis, points
 from learner.report.page import Cell, card, code, page, paragraph, section, shown, table
@@ -76,7 +77,7 @@ class Sweep:
         end = (
             f"best settings: {self.command}" if shown_trials else "no trial finished, so there is no best one"
         )
-        return "\n".join([*rows, f"{len(self.trials)} trials: {self.counts()}", end])
+        return "\n".join([*rows, f"{counted(len(self.trials), 'trial', 'trials')}: {self.counts()}", end])
 
 
 def setting(value: Any) -> str:
@@ -86,7 +87,7 @@ def setting(value: Any) -> str:
 
 def sweep_report(found: Sweep) -> RunReport:
     """The page of a sweep."""
-    title = f"{found.folder.name}: {len(found.trials)} trials"
+    title = f"{found.folder.name}: {counted(len(found.trials), 'trial', 'trials')}"
     sections = [
         section("Result", best_settings(found)),
         section("Settings against the result", figures(found)),

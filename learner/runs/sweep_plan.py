@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from callbacks import Metrics, Recorder
+from callbacks import Callback, Metrics, ParamScheduler, Recorder
+from callbacks.core.registry import describe
+from callbacks.core.warning import warn
 from callbacks.history.direction import Direction
 from callbacks.results.best import check_measured
 from learner.learner import Learner
@@ -50,9 +52,26 @@ def make_plan(path: str, words: list[str], goal: Goal, *, allow: list[str], seed
         raise Mistake(
             "sweep: the recipe has no Recorder, so no result is kept. Add `Recorder: {}` to callbacks."
         )
+    warn_of_no_effect(learn, settings)
     default = "valid_loss" if learn.data.valid is not None else "train_loss"
     name = goal[0] or monitored_in(flattened(recipe.tree.plain())) or default
     return Plan(str(path), settings, fixed, name, direction_of(learn, name, goal[1]), seed, allow)
+
+
+def warn_of_no_effect(learn: Learner, settings: list[Setting]) -> None:
+    """Warn of a learning rate that varies although a schedule replaces it."""
+    schedule = next(filter(sets_lr, learn.callbacks), None)
+    if schedule is not None and any(each.path == "optimizer.lr" for each in settings):
+        path = f"callbacks.{describe(schedule)}"
+        warn(
+            f"sweep: {describe(schedule)} sets the learning rate, so optimizer.lr has no effect. Vary an "
+            f"argument of its schedule, such as {path}.schedules.lr.peak, or omit it with {path}=null."
+        )
+
+
+def sets_lr(callback: Callback) -> bool:
+    """Does a callback set the learning rate, so that the optimizer's own has no effect?"""
+    return isinstance(callback, ParamScheduler) and "lr" in callback.schedules and not callback.relative
 
 
 def direction_of(learn: Learner, name: str, wanted: Direction | None) -> Direction:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from callbacks import LearnerWarning
 from callbacks.save.folder_lock import FolderLock
 from learner.cli.commands import main
 from learner.recipes.recipe import load_recipe
@@ -204,3 +207,22 @@ def test_a_mistake_is_reported_before_anything_is_trained(words, message, capsys
     sweep(*words, code=2)
     assert message in capsys.readouterr().err
     assert not Path("runs").exists()
+
+
+def test_a_learning_rate_that_a_schedule_replaces_is_reported():
+    peak = "callbacks.ParamScheduler.schedules={lr: {use: one_cycle, start: 0.01, peak: 0.1, end: 0.0}}"
+    with pytest.warns(
+        LearnerWarning, match=r"ParamScheduler sets the learning rate, so optimizer\.lr has no"
+    ):
+        sweep("optimizer.lr=0.1,0.2", peak, "--trials", "1")
+    sweep("callbacks.ParamScheduler.schedules.lr.peak=0.1,0.2", peak, "--trials", "1")  # warns of nothing
+
+
+def test_a_warning_is_one_line_without_the_code_that_called(capfd):
+    words = ["learner", "sweep", "small.yaml", "optimizer.lr=0.1,0.2", "--trials", "1"]
+    words.append("callbacks.ParamScheduler.schedules={lr: {use: lin, start: 0.1, end: 0.0}}")
+    subprocess.run([sys.executable, "-m", *words], check=True)
+    output, warned = capfd.readouterr()
+    assert warned.startswith("warning: sweep: ParamScheduler sets the learning rate")
+    assert warned.count("\n") == 1
+    assert "1 trial: 1 finished" in output
