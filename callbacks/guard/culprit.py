@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +15,7 @@ from callbacks.guard.last_good import tensors_of
 from callbacks.model.finite import first_bad, is_finite
 from callbacks.model.shards import are_in
 from callbacks.place.device import tensors_in
+from callbacks.place.hooks import Hooks
 from callbacks.results.loss_weight import LossWeight
 
 
@@ -100,18 +99,10 @@ def first_bad_layer(learn: LearnerProtocol) -> str:
     return f"inputs, targets and weights are finite; the first output that is not comes from {found[0]}"
 
 
-@contextmanager
-def watched(model: nn.Module, look: Any) -> Iterator[None]:
+def watched(model: nn.Module, look: Any) -> Hooks:
     """Call `look(name, module, output)` after each layer's forward pass, inner layers before outer ones."""
-    handles = [
-        module.register_forward_hook(lambda module, _, output, name=name: look(name, module, output))
-        for name, module in model.named_modules()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    names = {module: name for name, module in model.named_modules()}
+    return Hooks(names, lambda module, _, output: look(names[module], module, output))
 
 
 def rate_of(learn: LearnerProtocol) -> Any:
