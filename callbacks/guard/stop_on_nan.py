@@ -15,7 +15,7 @@ from callbacks.core.settings import check_count
 from callbacks.core.warning import warn
 from callbacks.guard.culprit import cause_of, rate_of
 from callbacks.guard.last_good import KeptBuffers, LastGood
-from callbacks.model.finite import count_bad, first_bad, is_finite
+from callbacks.model.finite import bad_gradients, count_bad, first_bad
 from callbacks.model.norms import total_norm
 from callbacks.model.plain_attributes import plain_state, put_plain
 
@@ -201,11 +201,7 @@ class StopOnNaNGradient(Callback):
                 self._good.keep(learn)
             self._pending.append((norm, learn.batch_idx))
         elif not math.isfinite(norm.item()):  # no wait on a CPU: the number is there
-            bad = [
-                name
-                for name, each in named_parameters(learn)
-                if each.grad is not None and not is_finite(each.grad)
-            ]
+            bad = bad_gradients([*learn.model.named_parameters(), *loss_parameters(learn).items()])
             cause = f"first in {', '.join(map(repr, bad[:3]))}" if bad else "in their norm, by overflow"
             raise FloatingPointError(f"{gradients_in_words(learn, learn.batch_idx)}, {cause}. {GRADIENT_FIX}")
 
@@ -236,11 +232,6 @@ CHECK_EACH = "To see what goes bad first, run it again with StopOnNaN(wait_every
 GRADIENT_FIX = (
     "Look for a square root, logarithm or division at 0 in the model or the loss, and add a small number."
 )
-
-
-def named_parameters(learn: LearnerProtocol) -> list[tuple[str, Tensor]]:
-    """The parameters of model and loss with their names."""
-    return [*learn.model.named_parameters(), *loss_parameters(learn).items()]
 
 
 def is_free_to_read(number: Tensor) -> bool:

@@ -96,6 +96,11 @@ def is_statistic(name: str) -> bool:
     return name.rpartition(".")[2].startswith("running_")
 
 
+def bad_gradients(named: Iterable[tuple[str, Tensor]]) -> list[str]:
+    """Names of the parameters whose gradient is NaN or infinite. Waits for the device."""
+    return [name for name, each in named if each.grad is not None and not is_finite(each.grad)]
+
+
 def is_finite(tensor: Tensor) -> bool:
     """Are all its numbers finite? Waits for the device."""
     if tensor.layout is torch.sparse_coo:

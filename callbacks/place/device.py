@@ -57,7 +57,7 @@ class DevicePlacement(Callback):
         check_switches("DevicePlacement", prefetch=prefetch)
         self.device, self.prefetch = find_device(device), prefetch
         self._placed: nn.Module | None = None
-        self._owned: Owned | None = None  # what was placed for this fit
+        self._owned: list[Any] | None = None  # what was placed for this fit
         self._lane: Prefetch | None = None
         self._is_fitting = False
         self._is_quick = False  # is there nothing to do for tensors on the CPU?
@@ -75,7 +75,7 @@ class DevicePlacement(Callback):
 
     def before_train(self, learn: LearnerProtocol) -> None:
         # the loss, or what a callback declares, may have been replaced by something on the CPU
-        if self._owned is None or (self.device.type != "cpu" and not self._owned.are_of(learn)):
+        if self._owned is None or (self.device.type != "cpu" and not are_same(self._owned, owned(learn))):
             self._place_model(learn)
 
     before_validate = before_train  # outside a fit, it places the model each time
@@ -118,24 +118,21 @@ class DevicePlacement(Callback):
         for module in (learn.model, *modules_beside(learn).values()):
             if any(tensor.device != self.device for tensor in tensors_of(module)):
                 module.to(self.device)
-        there = Owned(learn)
-        for each in there.things:
+        there = owned(learn)
+        for each in there:
             if each is learn.optimizer or isinstance(each, torch.optim.Optimizer):
                 place_optimizer(each)
         self._placed, self._owned = (learn.model, there) if self._is_fitting else (None, None)
 
 
-class Owned:
+def owned(learn: LearnerProtocol) -> list[Any]:
     """What is placed in a fit: model, loss, optimizer, and what callbacks and the learner declare."""
+    return [learn.model, learn.loss_func, learn.optimizer, *(each for _, each in declared(learn))]
 
-    def __init__(self, learn: LearnerProtocol):
-        self.things: list[Any] = [learn.model, learn.loss_func, learn.optimizer]
-        self.things += [each for _, each in declared(learn)]
 
-    def are_of(self, learn: LearnerProtocol) -> bool:
-        """Does the learner still have the same things?"""
-        now = Owned(learn).things
-        return len(now) == len(self.things) and all(map(is_, now, self.things))
+def are_same(some: list[Any], others: list[Any]) -> bool:
+    """Are they the same objects?"""
+    return len(some) == len(others) and all(map(is_, some, others))
 
 
 def find_device(device: str | torch.device) -> torch.device:

@@ -72,7 +72,8 @@ class Progress(Callback):
         self.cleanup_fit(learn)
         self._fit_begun = self._epoch_begun = time.monotonic()
         self._lengths = {
-            name: learn.ranks.n_steps(length_of(each)) for name, each in learn.data.loaders.items()
+            name: learn.ranks.n_steps(0 if each is None else n_batches_of(each))
+            for name, each in learn.data.loaders.items()
         }
         self._next_draw = 0.0 if can_show_a_bar() else NEVER
         width = n_columns(sys.stdout) if is_terminal(sys.stdout) else None
@@ -174,11 +175,6 @@ class Progress(Callback):
         names = list(self._lengths)
         number = names.index(learn.pass_name) if learn.pass_name in names else 0
         return learn.epoch * sum(lengths) + sum(lengths[:number])
-
-
-def length_of(loader: Any) -> int | None:
-    """Number of batches: 0 without a loader, None if it has no length."""
-    return 0 if loader is None else n_batches_of(loader)
 
 
 class BestEpoch(NamedTuple):

@@ -13,7 +13,7 @@ from callbacks.core.contract import Callback, CancelStep, Direction, LearnerProt
 from callbacks.core.modules import trained_parameters
 from callbacks.core.settings import check_choice
 from callbacks.core.warning import warn
-from callbacks.model.finite import is_finite
+from callbacks.model.finite import bad_gradients
 from callbacks.optim.shares import parameters_of
 from callbacks.place.device import map_tensors
 from callbacks.step.closures import check_alone
@@ -171,7 +171,7 @@ class MixedPrecision(Callback):
         self.n_skipped += 1
         self._n_in_a_row += 1
         if self._n_in_a_row >= N_SKIPPED:
-            bad = [name for name, each in learn.model.named_parameters() if not has_good_gradient(each)]
+            bad = bad_gradients(learn.model.named_parameters())
             raise FloatingPointError(
                 f"MixedPrecision('fp16'): the last {N_SKIPPED} updates were skipped, because gradients are "
                 f"NaN or infinite, first in {', '.join(map(repr, bad[:3])) or 'the loss'}. The scale is down "
@@ -209,11 +209,6 @@ class MixedPrecision(Callback):
         self._is_unscaled = False
         if self._scaler is not None:
             self._kept, self._scaler, self._scale = self._scaler.state_dict(), None, None
-
-
-def has_good_gradient(parameter: Tensor) -> bool:
-    """Is its gradient finite or missing? Waits for the device."""
-    return parameter.grad is None or is_finite(parameter.grad)
 
 
 def as_float(leaf: Any) -> Any:
