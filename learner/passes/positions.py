@@ -89,8 +89,8 @@ def rest_of(
     """The batches after step `n_done`, in the cheapest way that yields the same batches."""
     if isinstance(loader, TensorLoader):
         loader.load_state_dict(mark["loader"])
-    if has_own_position(loader) and not (isinstance(found, Shared) and found.share.sharded):
-        return own_positions.rest_of(loader, found, now["loader"])
+    if has_own_position(loader):
+        return own_rest_of(loader, found, now)
     if isinstance(found, Shared) and found.share.sharded and can_skip(loader):
         batches, n_skipped = workers.skip(loader, n_done)
         rest = found.rest(batches)
@@ -107,6 +107,14 @@ def rest_of(
         n_skipped = sum(1 for _ in islice(rest, n_done))
     check_enough(loader, n_done, n_skipped)
     return rest
+
+
+def own_rest_of(loader: Any, found: Iterable[Any], now: dict[str, Any]) -> Iterator[Any]:
+    """The batches after the position that the loader saved, in this process if each has data of its own."""
+    if not isinstance(found, Shared):
+        return own_positions.rest_of(loader, found, now["loader"])
+    state = now["loaders"][found.share.rank] if found.share.sharded else now["loader"]
+    return found.rest(own_positions.rest_of(loader, found.batches, state))
 
 
 def steps_done(then: Mapping[str, Any], share: Share, loader: Any) -> int:

@@ -170,7 +170,7 @@ def contents_of(learn: FullLearner, at: At | None) -> dict[str, Any]:
             "batch_size": plain_or_none(batch_size_before(learn, at)),
             "passes": learn.loop.known.saved_state(without=learn.pass_name if at == "batch" else None),
             "mark": learn.loop.known.mark if at == "batch" else None,
-            "now": positions.now(current_loader(learn)) | {"random": None} if at == "batch" else None,
+            "now": now_of(learn) if at == "batch" else None,
         },
         "fingerprint": json.dumps(fingerprint(learn)),  # pickling one string is ten times as fast
     }
@@ -205,6 +205,15 @@ def position_of(learn: FullLearner, at: At) -> dict[str, Any]:
         return {**found, "n_validated": n_validated, "group": share.group, "shards": shards}
     ended = at == "end" or bool(learn.stop_reason and not learn.interrupted)
     return {"epoch": learn.epoch + 1, "phase": None, "n_done": 0, "ended": ended}
+
+
+def now_of(learn: FullLearner) -> dict[str, Any]:
+    """The position in the current pass; if each process has data of its own, that of the loaders of all."""
+    state = {**positions.now(current_loader(learn)), "random": None}
+    share = learn.loop.known.share
+    if share is not None and share.sharded and "loader" in state:
+        state["loaders"] = learn.ranks.gather(state["loader"])
+    return state
 
 
 def current_loader(learn: FullLearner) -> Any:

@@ -14,6 +14,18 @@ from learner.data.generators import walk
 from learner.data.loaders import describe_loader
 
 OWN_PARTS = ("split_by_node", "ShardingFilterIterDataPipe")  # of webdataset, and of the pipes of torch
+# The attributes with the number of parts and the own one: of samplers, Hugging Face, litdata, MosaicML.
+NUMBERS = (
+    ("num_replicas", "rank"),
+    ("world_size", "rank"),
+    ("world_size", "global_rank"),
+    ("num_ranks", "rank"),
+)
+OF_WORKERS = "_WorkerEnv"  # in litdata, with the attributes `world_size` and `rank` of a worker process
+LATE = (
+    "It finds its rank when the data set is created: call torch.distributed.init_process_group() before "
+    "that, or set os.environ['GLOBAL_RANK'] = os.environ['RANK']."
+)
 WORDS = {"get_rank", "get_world_size", "RANK", "WORLD_SIZE"}  # in the code of a stream that shards itself
 
 
@@ -44,15 +56,18 @@ class Sharding:
             f"Leave {self.name} out: each process then draws the same batches from the loader, and takes its "
             "share of each."
         )
+        if hasattr(self.part, "global_rank"):  # of litdata
+            hint = LATE
         where = f"{describe_loader(loader)} has a {self.name}"
         if self.size is not None and (self.size, self.rank) != (size, rank):
             yield ValueError(
                 f"{where} for rank {self.rank} of {self.size}, but this is rank {rank} of {size}. {hint}"
             )
         elif ranks.each:
+            more = "." if hint is LATE else f", or {hint[0].lower()}{hint[1:]}"
             yield ValueError(
                 f"Distributed(batch='each'): {where}, so each rank has batches of its own already. Leave "
-                f"batch='each' out, or {hint[0].lower()}{hint[1:]}"
+                f"batch='each' out{more}"
             )
         n_items = n_items_of(self.part)
         n_drawn = getattr(self.part, "total_size", n_items)
@@ -70,8 +85,8 @@ class Sharding:
 def sharding_of(loader: Any) -> Sharding | None:
     """What shards the data of a loader, such as a `DistributedSampler`; None if nothing is known to."""
     for _, part in walk(loader):
-        kept = getattr(part, "__dict__", {})
-        for names in (("num_replicas", "rank"), ("world_size", "rank")):
+        kept = {} if type(part).__name__ == OF_WORKERS else getattr(part, "__dict__", {})
+        for names in NUMBERS:
             found = [kept.get(name) for name in names]
             if all(type(each) is int for each in found):
                 return Sharding(part, found[0], found[1])

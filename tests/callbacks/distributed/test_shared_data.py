@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from ranks.in_ranks import in_ranks
 from ranks.shared_passes import Plain, noisy_loader
 from torch import nn
-from torch.utils.data import DataLoader, DistributedSampler, Sampler, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, Sampler, TensorDataset, default_collate
 
 from callbacks import Callback
 from callbacks.distributed.distributed import Distributed
@@ -46,7 +47,9 @@ def float_loss(preds: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 def learner_of(make: Any, *callbacks: Any) -> Learner:
     seed_everything(3)
-    model = nn.Linear(2, 1) if make in (plain_loader, sharded_loader) else nn.Linear(6, 1).double()
+    model = (
+        nn.Linear(2, 1) if make in (plain_loader, sharded_loader, sharded_nodes) else nn.Linear(6, 1).double()
+    )
     return Learner(model, Data(make(), make()), float_loss, partial(torch.optim.SGD, lr=1e-4), callbacks)
 
 
@@ -122,6 +125,25 @@ def test_the_loader_of_a_distributed_sampler_is_kept_and_its_repeated_item_repor
     assert {item[0] for item in found} == set(range(23))
     assert ranks[0][0][0] != ranks[0][0][1]  # its epoch is set
     assert any("repeats 1 of 23 items" in words for words in ranks[0][3])
+
+
+def sharded_nodes() -> Any:
+    """A loader of `torchdata.nodes` over a part of the items; its state is its position."""
+    nodes, dataset = pytest.importorskip("torchdata.nodes"), Floats(23)
+    items = nodes.SamplerWrapper(DistributedSampler(dataset, seed=5))
+    batches = nodes.Batcher(nodes.Mapper(items, dataset.__getitem__), 3, drop_last=False)
+    return nodes.Loader(nodes.Mapper(batches, default_collate))
+
+
+def test_a_sharded_loader_with_a_state_resumes_at_the_position_of_each_rank(tmp_path: Path) -> None:
+    whole = in_ranks(2, partial(trained, sharded_nodes, folder=tmp_path / "whole"))
+    assert {item[0] for item in items_of(whole, 1)} == set(range(23))
+    (tmp_path / "part").mkdir()
+    shutil.copy(tmp_path / "whole" / "step-000000003.pt", tmp_path / "part")
+    resumed = in_ranks(2, partial(trained, sharded_nodes, folder=tmp_path / "part", resume="must"))
+    for rank, expected in zip(resumed, whole, strict=True):
+        assert rank[0] == [expected[0][0][9:], expected[0][1]]
+        assert_same_weights(rank, expected)
 
 
 def unseeded() -> Any:

@@ -119,3 +119,50 @@ def test_items_that_are_repeated_or_left_out_are_reported(drop_last, words):
     (problem,) = problems(found)
     assert isinstance(problem, LearnerWarning)
     assert words in str(problem)
+
+
+class _DistributedEnv:
+    """As litdata keeps it in a data set."""
+
+    def __init__(self, size, rank):
+        self.world_size, self.global_rank = size, rank
+
+
+class _WorkerEnv:
+    """As litdata keeps it in a data set that has been read: the numbers are those of worker processes."""
+
+    def __init__(self):
+        self.world_size, self.rank = 1, 0
+
+
+class World:
+    """As MosaicML Streaming keeps it in a data set."""
+
+    def __init__(self, size, rank):
+        self.num_ranks, self.rank = size, rank
+
+
+class Streamed(IterableDataset):
+    """A data set that finds its rank itself."""
+
+    def __init__(self, *parts):
+        self.parts = parts
+
+    def __iter__(self):
+        return iter(range(10))
+
+
+@pytest.mark.parametrize("world", [_DistributedEnv(2, 1), World(2, 1)])
+def test_streams_that_find_their_rank_themselves_are_recognised(world):
+    found = DataLoader(Streamed(_WorkerEnv(), world), 2)
+    assert sharding_of(found).part is world
+    assert problems(found) == []
+
+
+def test_a_stream_that_has_not_found_its_rank_is_refused_with_the_reason():
+    found = DataLoader(Streamed(_DistributedEnv(2, 0)), 2)
+    assert "call torch.distributed.init_process_group() before that" in str(problems(found)[0])
+
+
+def test_the_numbers_of_worker_processes_are_no_ranks():
+    assert sharding_of(DataLoader(Streamed(_WorkerEnv()), 2)) is None

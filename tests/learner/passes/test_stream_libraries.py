@@ -18,7 +18,7 @@ CUTS = (3, 4, 5, 9)
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:'set_vital' is deprecated:UserWarning",
-    "ignore:a run that is interrupted in the middle of a pass:callbacks.LearnerWarning",
+    "ignore:a run that is interrupted may not resume:callbacks.LearnerWarning",
 )
 
 
