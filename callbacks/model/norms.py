@@ -53,7 +53,13 @@ def norm_of(tensors: Sequence[Tensor], norm_type: float, *, is_one_kind: bool) -
     if tensors and is_shard(tensors[0]):
         return whole(get_total_norm(tensors, norm_type))
     if not is_one_kind:
-        return get_total_norm(tensors, norm_type)
+        try:
+            return get_total_norm(tensors, norm_type)
+        except NotImplementedError:  # of sparse gradients
+            if not any(each.is_sparse for each in tensors):
+                raise
+            dense = [each.coalesce().values() if each.is_sparse else each for each in tensors]
+            return get_total_norm(dense, norm_type)
     norms = torch._foreach_norm(tensors, norm_type)  # type: ignore[reportPrivateImportUsage]
     return torch.linalg.vector_norm(torch.stack(norms), norm_type)
 

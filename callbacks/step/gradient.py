@@ -141,7 +141,7 @@ class GradientClip(Callback):
             return clip_by_norm(gradients, self.max_norm, self.norm_type)
         norm = total_norm(gradients, self.norm_type)
         if self.max_value is not None:
-            clip_grad_value_(parameters, self.max_value)
+            clip_by_value(parameters, self.max_value)
         return norm
 
     def after_train(self, learn: LearnerProtocol) -> None:
@@ -154,6 +154,20 @@ class GradientClip(Callback):
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self._trained.clear()
+
+
+def clip_by_value(parameters: list[Any], max_value: float) -> None:
+    """Limit each number of the gradients to [-max_value, max_value], also of sparse ones."""
+    try:
+        clip_grad_value_(parameters, max_value)
+    except NotImplementedError:
+        given = [each for each in parameters if each.grad is not None]
+        if not any(each.grad.is_sparse for each in given):
+            raise
+        for each in given:
+            each.grad = each.grad.coalesce() if each.grad.is_sparse else each.grad
+            numbers = each.grad.values() if each.grad.is_sparse else each.grad
+            numbers.clamp_(-max_value, max_value)
 
 
 def check_size(argument: str, size: float | None) -> float | None:

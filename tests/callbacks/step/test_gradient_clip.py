@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from callbacks import (
+    SAM,
     CancelStep,
     GradientAccumulation,
     GradientClip,
@@ -180,3 +181,44 @@ def test_a_layer_that_is_replaced_between_two_steps_is_clipped():
     norms = []
     learner_with(GradientClip(0.01), replace, measure).fit(1)
     assert norms == pytest.approx([0.01] * 3, rel=1e-3)
+
+
+class Words(nn.Module):
+    def __init__(self, *, sparse):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.last = nn.Embedding(9, 3, sparse=sparse), nn.Linear(3, 1)
+
+    def forward(self, words):
+        return self.last(self.embedding(words).mean(1))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: [GradientClip(0.1)],
+        lambda: [GradientClip(0.1, norm_type=math.inf), GradientAccumulation(2)],
+        lambda: [GradientClip(max_value=0.01)],
+        lambda: [GradientNorms()],
+        lambda: [StopOnNaNGradient()],
+        lambda: [SAM()],
+    ],
+    ids=["norm", "largest", "value", "norms", "nan", "sam"],
+)
+def test_sparse_gradients_are_clipped_and_measured_as_dense_ones(make):
+    generator = torch.Generator().manual_seed(0)
+    batches = [
+        (torch.randint(9, (4, 5), generator=generator), torch.randn(4, 1, generator=generator))
+        for _ in range(3)
+    ]
+    models = [Words(sparse=sparse) for sparse in (True, False)]
+    rows = []
+    for model in models:
+        optimizer = partial(torch.optim.SGD, lr=0.1)
+        learn = Learner(
+            model, Data(batches), F.mse_loss, optimizer, make(), defaults=(ZeroGrad, Metrics, Recorder)
+        )
+        rows.append({name: value for name, value in learn.fit(2)[-1].items() if name != "seconds"})
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(one, other)
+    assert rows[0] == pytest.approx(rows[1], rel=1e-4)
