@@ -10,12 +10,13 @@ from torch import Tensor
 
 from callbacks.core.missing_names import suggest_arguments
 from callbacks.core.settings import check_choice
+from callbacks.measures.as_the_loss import AsTheLoss
 from callbacks.measures.classification import OfClasses, known_classes
 
 AVERAGES = ("binary", "macro", "micro", None)
 
 
-class ClassCounts(OfClasses):
+class ClassCounts(AsTheLoss, OfClasses):
     """Counts right answers, answers, and targets of each class, for `Precision`, `Recall` and `F1`."""
 
     higher_is_better = True
@@ -33,6 +34,7 @@ class ClassCounts(OfClasses):
         super().__init__(ignore_index)
 
     def update(self, preds: Tensor, targets: Tensor) -> None:
+        preds, targets = self.read(preds, targets)
         is_yes_or_no = preds.shape == targets.shape
         n_classes = 2
         if is_yes_or_no:
@@ -89,9 +91,10 @@ class Precision(ClassCounts):
     """Share of the answers that are right: how many items that were assigned to a class belong to it.
 
     Preds are scores of shape (items, classes, ...) for class numbers of shape (items, ...). With "binary"
-    preds can also have the shape of the targets, which are 0 and 1: logits, where above 0 means yes (not
-    probabilities), or the whole numbers 0 and 1. With several labels per item, all answers are counted
-    together.
+    preds can also have the shape of the targets, which are 0 and 1: logits, where above 0 means yes, or the
+    whole numbers 0 and 1. With several labels per item, all answers are counted together. Among the metrics
+    of a learner, preds are probabilities if the loss takes those, as `binary_cross_entropy` does, and with
+    `cross_entropy` targets may be probabilities of classes.
 
     Args:
         average: "binary" is the value of class 1 of two; "macro" is the plain mean over the classes, without

@@ -10,11 +10,16 @@ from torch import Tensor
 
 from callbacks.core.missing_names import suggest_arguments
 from callbacks.core.settings import check_count
+from callbacks.measures.as_the_loss import AsTheLoss
 from callbacks.measures.sums import Sums
 
 
 def accuracy(preds: Tensor, targets: Tensor) -> Tensor:
     """Share of items that are classified correctly.
+
+    Among the metrics of a learner, it reads predictions and targets as a loss of torch does: with
+    `binary_cross_entropy`, above 0.5 means yes; with `cross_entropy`, targets may be probabilities,
+    and those that the loss ignores do not count. With a loss of your own, targets below 0 do not count.
 
     Args:
         preds: scores of shape (items, classes, ...) for class numbers as targets. Or, in the shape of
@@ -28,23 +33,28 @@ def accuracy(preds: Tensor, targets: Tensor) -> Tensor:
     return right_answers(preds, targets).float().mean()
 
 
-class Accuracy(Sums):
+class Accuracy(AsTheLoss, Sums):
     """`accuracy` over a pass, counted in whole numbers, so it is the same in any order of batches."""
 
     higher_is_better = True
     added = ("n_right", "n_answers")
     n_right: Any = 0
-    n_answers: int = 0
+    n_answers: Any = 0
 
     def update(self, preds: Tensor, targets: Tensor) -> None:
+        preds, targets = self.read(preds, targets)
         right = right_answers(preds, targets)
+        if preds.shape == targets.shape:
+            self.n_answers = self.n_answers + right.numel()
+        else:  # numbers of classes
+            counted = targets >= 0 if self.ignored is None else targets != self.ignored
+            right, self.n_answers = right & counted, self.n_answers + counted.sum()
         self.n_right = self.n_right + right.sum()
-        self.n_answers += right.numel()
 
     def compute(self) -> float:
-        """NaN if every batch was empty."""
-        n_right = int(self.n_right)  # the pass's one wait
-        return n_right / self.n_answers if self.n_answers else math.nan
+        """NaN if no target counts."""
+        n_right, n_answers = int(self.n_right), int(self.n_answers)  # the pass's one wait
+        return n_right / n_answers if n_answers else math.nan
 
 
 accuracy.higher_is_better = True  # type: ignore[attr-defined]

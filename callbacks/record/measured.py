@@ -14,6 +14,7 @@ from callbacks.core.definition import snake_case
 from callbacks.core.ranks import Ranks
 from callbacks.core.warning import warn
 from callbacks.measures.as_metrics import Metric, check_value, direction_of
+from callbacks.measures.as_the_loss import AsTheLoss
 from callbacks.measures.joined import detached
 from callbacks.measures.linearity import Trial
 from callbacks.measures.loss_trial import LossTrial
@@ -33,6 +34,7 @@ class Measured:
     ):
         self.prefix, self.metrics = prefix, metrics
         self.objects = [metric for metric in metrics.values() if isinstance(metric, Metric)]
+        self.following = [metric for metric in self.objects if isinstance(metric, AsTheLoss)]
         self.movable = [metric for metric in metrics.values() if hasattr(metric, "to")]
         self.functions = {name: each for name, each in metrics.items() if not isinstance(each, Metric)}
         self.reductions = {name: reduction_of(each) for name, each in self.functions.items()}
@@ -65,6 +67,8 @@ class Measured:
             self.device = learn.device
         for metric in self.movable:
             metric.to(self.device)
+        for metric in self.following:
+            metric.follow(learn.loss_func)
         self.clear()
 
     def clear(self) -> None:

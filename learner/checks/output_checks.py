@@ -8,6 +8,10 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
+from callbacks.measures.as_metrics import as_metric, metric_name
+from callbacks.measures.as_the_loss import AsTheLoss
+from callbacks.results import reductions
+from callbacks.results.reductions import unwrapped
 from learner.checks.loss_checks import title_of, torch_loss
 from learner.messages.problems import LearnerWarning
 from learner.state.protocol import FullLearner
@@ -53,6 +57,23 @@ def output_problems(learn: FullLearner, preds: Any, loss_func: Any) -> Iterator[
     if known not in learn.reported:
         learn.reported.add(known)
         yield LearnerWarning(f"the model returns {SAYS[last]}, but {title} takes {expected[1]}.")
+
+
+def metric_problems(learn: FullLearner) -> Iterator[Exception]:
+    """Metrics that take probabilities for logits, which only a loss of torch would show them."""
+    preds, targets = learn.preds, learn.targets
+    if not isinstance(preds, Tensor) or not isinstance(targets, Tensor) or preds.shape != targets.shape:
+        return
+    if reductions.name_of(unwrapped(learn.loss_func)[0]) is not None or last_operation(preds) != "Sigmoid":
+        return
+    names = [metric_name(each) for each in learn.metrics if isinstance(as_metric(each), AsTheLoss)]
+    if names and "metrics of probabilities" not in learn.reported:
+        learn.reported.add("metrics of probabilities")
+        yield LearnerWarning(
+            f"the model returns probabilities (sigmoid), and {', '.join(names)} cannot know it from a loss "
+            "of your own, so that numbers above 0 mean yes. Pass a metric that expects probabilities, such "
+            "as a function that returns accuracy(preds - 0.5, targets)."
+        )
 
 
 def last_operation(preds: Any) -> str | None:

@@ -30,7 +30,7 @@ from learner.checks.optimizer_checks import (
     trained_by,
     unsaved_problems,
 )
-from learner.checks.output_checks import output_problems
+from learner.checks.output_checks import metric_problems, output_problems
 from learner.checks.pass_watch import PassWatch
 from learner.checks.reached import Mark, marks_of, unkept_problems
 from learner.checks.same_on_all import check_same_on_all
@@ -68,7 +68,8 @@ class Preflight(Callback):
 
     def after_pred(self, learn: Any) -> None:
         if learn.training and learn.loop.runs_default("compute_loss"):
-            report_problems([*pred_problems(learn), *output_problems(learn, learn.preds, learn.loss_func)])
+            found = [*pred_problems(learn), *output_problems(learn, learn.preds, learn.loss_func)]
+            report_problems([*found, *metric_problems(learn)])
         if learn.training and id(learn.data) not in learn.reported:
             report_problems(item_problems(learn))
             learn.reported.add(id(learn.data))

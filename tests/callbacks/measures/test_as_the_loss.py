@@ -1,0 +1,109 @@
+"""Metrics that read predictions and targets as the loss does: probabilities, one-hot and ignored targets."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+
+import pytest
+import torch
+from sklearn.metrics import f1_score
+from torch import nn
+from torch.nn import functional as F
+
+from callbacks import F1, LearnerWarning, Precision, Recall, accuracy
+from learner import Data, Learner
+
+DRAW = torch.Generator().manual_seed(3)
+X = torch.randn(31, 3, generator=DRAW)
+CLASSES = (X[:, 0] * 2).round().long().clamp(-1, 1) + 1
+YES = (X[:, :1] > 0.5).float()
+SGD = partial(torch.optim.SGD, lr=0.1)
+
+
+def net(n_outputs, last=None):
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(3, n_outputs), *([] if last is None else [last]))
+
+
+def learner_of(model, loss, targets, *metrics):
+    batches = list(zip(X.split(6), targets.split(6), strict=True))
+    return Learner(model, Data(batches, list(batches)), loss, SGD, metrics=metrics)
+
+
+def brier(preds, targets):
+    return (preds - targets).square().mean()
+
+
+@pytest.mark.parametrize(
+    "loss", [nn.BCELoss(), F.binary_cross_entropy, partial(F.mse_loss, reduction="sum"), nn.HuberLoss()]
+)
+def test_probabilities_above_a_half_mean_yes_under_a_loss_of_probabilities(loss):
+    model = net(1, nn.Sigmoid())
+    found = learner_of(model, loss, YES, accuracy, F1(), Precision, Recall()).validate()
+    answers = model(X) > 0.5
+    assert found["valid_accuracy"] == pytest.approx((answers == YES).float().mean().item())
+    assert found["valid_f1"] == pytest.approx(f1_score(YES, answers))
+
+
+def test_logits_above_0_mean_yes_under_a_loss_of_logits():
+    model = net(1)
+    found = learner_of(model, nn.BCEWithLogitsLoss(), YES, accuracy, F1()).validate()
+    assert found["valid_accuracy"] == pytest.approx(((model(X) > 0) == YES).float().mean().item())
+    assert found["valid_f1"] == pytest.approx(f1_score(YES, model(X) > 0))
+
+
+def test_probabilities_of_classes_as_targets_are_compared_by_their_largest():
+    model, targets = net(3), F.one_hot(CLASSES, 3) * 0.9 + 0.1 / 3
+    found = learner_of(model, F.cross_entropy, targets, accuracy, F1("macro")).validate()
+    answers = model(X).argmax(1)
+    assert found["valid_accuracy"] == pytest.approx((answers == CLASSES).float().mean().item())
+    assert found["valid_f1"] == pytest.approx(f1_score(CLASSES, answers, average="macro"))
+
+
+def own(preds, targets):
+    return F.cross_entropy(preds, targets)
+
+
+@pytest.mark.parametrize(
+    ("loss", "number"),
+    [(F.cross_entropy, -100), (nn.CrossEntropyLoss(ignore_index=1), 1), (own, -100)],
+    ids=["default", "a class", "own"],
+)
+def test_targets_that_the_loss_ignores_do_not_count_for_the_accuracy(loss, number):
+    targets = CLASSES.masked_fill(torch.arange(31) % 3 == 0, number)
+    model = net(3)
+    counted = targets != number
+    right = (model(X).argmax(1) == targets)[counted].float().mean().item()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LearnerWarning)  # of a loss that divides by targets
+        found = learner_of(model, loss, targets, accuracy).validate()
+    assert found["valid_accuracy"] == pytest.approx(right)
+
+
+def test_probabilities_under_a_loss_of_the_user_raise_one_warning():
+    learn = learner_of(net(1, nn.Sigmoid()), brier, YES, accuracy, F1())
+    learn.data = Data(learn.data.train)
+    with pytest.warns(LearnerWarning, match=r"probabilities \(sigmoid\), and accuracy, f1 cannot") as caught:
+        learn.fit(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LearnerWarning)
+        learn.fit(1)
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize(
+    ("last", "loss", "metrics"),
+    [
+        (nn.Sigmoid(), nn.BCELoss(), [accuracy]),
+        (nn.Sigmoid(), brier, [brier]),
+        (None, lambda preds, targets: F.binary_cross_entropy_with_logits(preds, targets), [accuracy]),
+    ],
+    ids=["known loss", "own metric", "logits"],
+)
+def test_other_metrics_raise_no_warning(last, loss, metrics):
+    learn = learner_of(net(1, last), loss, YES, *metrics)
+    learn.data = Data(learn.data.train)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LearnerWarning)
+        learn.fit(1)
