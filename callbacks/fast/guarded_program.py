@@ -173,8 +173,8 @@ class Program:
         zeros = [found[1] for each in self._guards.code_parts if (found := ZERO.fullmatch(each))]
         if zeros:
             known = {**self._guards.closure_vars, "G": names}
-            self._zeros = eval(f"lambda L: repr(({', '.join(zeros)},))", known)
-            self._signs = self._zeros(here)
+            read: Any = eval(f"lambda L: repr(({', '.join(zeros)},))", known)
+            self._zeros, self._signs = read, read(here)
 
     def keep(self, others: Iterator[Tensor] | tuple[Tensor, ...]) -> None:
         """Copy what the program may change, and other tensors."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from callbacks.core.modules import loss_module
 from callbacks.core.output import print_line
@@ -195,11 +195,9 @@ def as_leaf(tensor: Tensor) -> Tensor:
 
 def check_missing(missing: list[Tensor], here: dict[str, Any]) -> list[Tensor]:
     """The parameters that the loss reaches, other than those of model and loss."""
-    batch = set(map(id, tree_leaves((here["inputs"], here["targets"]))))
-    if any(id(each) in batch for each in missing):
-        raise Unfit("the batch holds tensors that require gradients")
-    if not all(each.is_leaf for each in missing):
-        raise Unfit("the step uses the graph of an earlier computation")
+    batch = {*map(id, tensors_of(here["inputs"], here["targets"]))}
+    if any(id(each) in batch or not each.is_leaf for each in missing):
+        raise Unfit("a tensor of the batch, or one that was computed before, requires gradients")
     return missing
 
 

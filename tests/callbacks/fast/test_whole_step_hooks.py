@@ -226,8 +226,19 @@ def hook_of_the_loss(learn):
     learn.loss_func.register_forward_hook(double)
 
 
+def hook_that_is_written_by_hand(learn):
+    learn.model.last._forward_hooks[0] = double
+
+
 @pytest.mark.parametrize(
-    "change", [with_hook_inside, with_hook_at_the_top, hook_of_a_listed_layer, hook_of_the_loss]
+    "change",
+    [
+        with_hook_inside,
+        with_hook_at_the_top,
+        hook_of_a_listed_layer,
+        hook_of_the_loss,
+        hook_that_is_written_by_hand,
+    ],
 )
 def test_a_hook_of_a_layer_that_is_added_during_a_fit_is_seen(change):
     as_ordinary_with(change, make_model=Parts, make_loss=nn.MSELoss)
