@@ -51,7 +51,7 @@ def data_in_words(data: Any) -> str:
 
 
 def optimizer_settings(optimizer: Any) -> dict[str, str]:
-    """Learning rates, and other settings of one optimizer that are no defaults."""
+    """Learning rates, and other settings of one optimizer that differ from the defaults."""
     groups = [] if optimizer is None else optimizer.param_groups
     rates = dict.fromkeys(f"{group['lr']:g}" for group in groups if isinstance(group.get("lr"), (int, float)))
     found = {"optimizer.lr": ", ".join(rates)} if rates else {}
@@ -64,7 +64,7 @@ def optimizer_settings(optimizer: Any) -> dict[str, str]:
 
 
 def settings_of(callback: Callback) -> Iterator[tuple[str, str]]:
-    """The arguments of a callback that are no defaults, as far as its attributes have them."""
+    """The arguments of a callback that differ from their defaults, if its attributes hold them."""
     held = [each for each in vars(callback).values() if type(each).__module__.startswith("callbacks.")]
     holders = [callback, *held]
     elsewhere = ("name", "metrics", "device")
