@@ -63,7 +63,8 @@ def cross_validate(
         batch_size: items per batch; validation uses twice as many.
         stratify: a class for each item, such as the targets: each fold has about the same share of each.
         groups: a group for each item, such as a patient: items of a group are never in both parts.
-        folds: in place of `k`, pairs (train, valid) of numbers of items, or a splitter of scikit-learn.
+        folds: in place of `k`, pairs (train, valid) of numbers of items, or a splitter of scikit-learn,
+            which gets the targets if they are one class or number for each item.
         seed: of the folds, the weights and the order of the items.
         options: further arguments of `TensorLoader` or `Data.from_datasets`.
 
@@ -78,7 +79,8 @@ def cross_validate(
     seed, source = checked_seed(f"cross_validate(seed={seed!r})", seed), as_source(data)
     check_options(source, options)
     labels = stratify, groups
-    parts = as_folds(folds, len(source), *labels) if folds is not None else None
+    classes = source.classes if stratify is None else stratify
+    parts = as_folds(folds, len(source), classes, groups) if folds is not None else None
     parts = parts or make_folds(len(source), k, *labels, seed)
     found = CrossValidation(seed)
     with draws.undrawn(), not_meant_to_last():
@@ -177,6 +179,12 @@ class Tensors:
     def __len__(self) -> int:
         return len(self.columns.tensors[0])
 
+    @property
+    def classes(self) -> Any:
+        """The targets for a splitter, if they are one number for each item."""
+        targets = self.columns.tensors[self.columns.n_inputs :]
+        return targets[0] if len(targets) == 1 and targets[0].ndim == 1 else None
+
     def data(self, train: Tensor, valid: Tensor, batch_size: int, seed: int, options: Any) -> Data:
         """The data of a fold."""
         held = self.columns.original
@@ -189,7 +197,7 @@ class Tensors:
 class Items:
     """A map-style data set."""
 
-    title = "a data set"
+    title, classes = "a data set", None
     takes = ("drop_last", "num_workers", "collate_fn", "n_inputs", "targets", "split")
 
     def __init__(self, dataset: Any):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -77,6 +78,8 @@ def export(
         is_random = not same_numbers(outputs[call.n_items], predicted(learn, call.inputs))
         outputs |= others(learn, call)
         with programs.plain_model(learn.model, call) as model, temporary(path) as file:
+            if is_program:
+                check_arguments(learn, model, call)
             run, origin = write(model, call, file)
             difference = largest_difference(learn, call, run, outputs, is_random)
     if is_random:
@@ -230,6 +233,23 @@ def allowed_difference(learn: FullLearner, expected: Tensor) -> float:
 def around_forward(learn: FullLearner) -> list[str]:
     """The callbacks within which the learner's forward pass runs, such as mixed precision."""
     return [type(each).__name__ for each in learn.callbacks if "forward" in each.surrounds]
+
+
+def check_arguments(learn: FullLearner, model: torch.nn.Module, call: Call) -> None:
+    """Raise an error if the model's forward takes other arguments than the data have."""
+    signature = inspect.signature(model.forward)
+    try:
+        signature.bind(*call.args, **call.kwargs)
+    except TypeError as error:
+        changing = [type(each) for each in learn.callbacks if each.listens_to("before_batch")]
+        names = [each.__name__ for each in changing if each not in DEFAULT_CALLBACKS]
+        hint = f" {', '.join(names)} may change them in before_batch." if names else ""
+        without = f"with learn.without({names[0]}): " if names else ""
+        example = ", ".join(f"{name!r}: ..." for name in signature.parameters)
+        raise ValueError(
+            f"export: the model's forward cannot be called with the inputs of the data: {error}.{hint} Pass "
+            f"what it takes: {without}learn.export(path, example={{{example}}})."
+        ) from error
 
 
 def disagreement(learn: FullLearner, n_items: int, what: str) -> str:

@@ -8,6 +8,9 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
+import torch
+from torch.nn.parameter import is_lazy
+
 from callbacks.core.contract import Callback
 from callbacks.core.modules import plain_name
 from callbacks.optim.optimizers import title_of
@@ -22,9 +25,11 @@ WIDTH = 100  # letters of an argument
 def composition(learn: FullLearner) -> dict[str, str]:
     """The parts by dotted path, such as `callbacks.EMA.decay`, each as text; without what is a default."""
     loss = learn.loss_func
+    n_parameters = sum(each.numel() for each in learn.model.parameters() if not is_lazy(each))
     words = {
         "data": data_in_words(learn.data),
         "model": type(learn.model).__name__,
+        "model.parameters": f"{n_parameters:,}",
         "loss": "the model's own" if loss is None else plain_name(loss),
         "optimizer": title_of(learn.optimizer),
         **optimizer_settings(learn.optimizer),
@@ -95,6 +100,8 @@ def in_words(value: Any) -> str:
         return ", ".join(f"{key}: {in_words(each)}" for key, each in value.items())
     if callable(value) and hasattr(value, "__name__"):
         return plain_name(value)
+    if isinstance(value, (torch.nn.Module, torch.Tensor)):
+        return type(value).__name__
     return textwrap.shorten(str(value), WIDTH, placeholder=" ...")
 
 

@@ -97,6 +97,8 @@ def test_folds_are_taken_from_the_user_or_from_scikit_learn():
     assert [(row["n_train"], row["n_valid"]) for row in found.rows] == [(20, 10), (20, 10)]
     found = learner.cross_validate(make, (X, Y), folds=StratifiedKFold(3), stratify=Y, n_epochs=1)
     assert len(found.rows) == 3
+    by_default = learner.cross_validate(make, (X, Y), folds=StratifiedKFold(3), n_epochs=1)
+    assert by_default.rows == found.rows  # the targets are the classes
 
 
 def test_data_sets_and_named_inputs_are_split_too():

@@ -90,6 +90,23 @@ def test_a_callback_that_changes_the_inputs_is_named(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_a_callback_that_adds_inputs_is_named_with_what_to_do(tmp_path):
+    class Pair(nn.Module):
+        def forward(self, x, scale):
+            return x * scale
+
+    class AddScale(Callback):
+        def before_batch(self, learn):
+            learn.inputs = (*learn.inputs, torch.tensor(2.0))
+
+    learn = make(Pair(), torch.rand(5, 3), callbacks=[AddScale])
+    fix = r"with learn\.without\(AddScale\): learn\.export\(path, example={'x': \.\.\., 'scale': \.\.\.}\)"
+    with pytest.raises(ValueError, match=rf"missing a required argument: 'scale'.* AddScale may .*{fix}"):
+        learn.export(tmp_path / "model.pt2")
+    with learn.without(AddScale):
+        learn.export(tmp_path / "model.pt2", example={"x": torch.rand(5, 3), "scale": torch.rand(5, 1)})
+
+
 def test_a_random_model_is_exported_with_a_warning(tmp_path):
     class Draws(nn.Module):
         def forward(self, x):
