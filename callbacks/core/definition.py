@@ -240,7 +240,8 @@ def is_plain(value: Any) -> bool:
 
 @cache
 def snake_case(name: str) -> str:
-    """`EarlyStopping` to `early_stopping`, `LogRMSE` to `log_rmse`, `R2` to `r2`."""
+    """`EarlyStopping` to `early_stopping`, `LogRMSE` to `log_rmse`, `R2` to `r2`, `MeanIoU` to `mean_iou`."""
+    name = re.sub(r"IoU(?![a-z])", "Iou", name)
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 

@@ -6,6 +6,7 @@ They run in the sandbox of `examination.py`, where they may train and wait for t
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,6 +29,8 @@ from learner.engine import errors
 from learner.examination.report import Report
 from learner.messages.problems import LearnerWarning, listed
 from learner.state.protocol import FullLearner
+
+MAX_SHAPES = 6  # that are listed one by one
 
 # Without a batch
 
@@ -221,9 +224,11 @@ def copied(batch: Any) -> Any:
 
 
 def shapes(part: Any) -> str:
-    """The shapes and dtypes of nested tensors, in a few words."""
+    """The shapes and dtypes of nested tensors, in a few words; equal ones of a long list once."""
     found: list[str] = []
     map_tensors(part, lambda item: found.append(shape_of(item)))
+    if len(found) > MAX_SHAPES:
+        found = [f"{n} x {each}" if n > 1 else each for each, n in Counter(found).items()]
     return ", ".join(found) if found else "none" if part is None else type(part).__name__
 
 

@@ -117,7 +117,11 @@ def show_results(
     parts = [first_items(each, chosen) for each in (inputs, targets, preds)]
     if show is not None:
         return draw_items(parts[0], [""] * len(chosen), show, *parts[1:])
-    found = answers_of(preds, targets, learn.loss_func)
+    try:
+        found = answers_of(preds, targets, learn.loss_func)
+    except (TypeError, ValueError) as error:
+        error.add_note("To draw them yourself: show_results(show=f), with def f(ax, inputs, target, pred).")
+        raise
     names = known_names(loader, found.n_classes) if classes is None else as_names("show_results", classes)
     words = result_titles(found, names or range(found.n_classes), chosen)
     figure = draw_items(parts[0], words, None)

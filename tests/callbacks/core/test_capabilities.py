@@ -115,7 +115,13 @@ def test_repr_shows_settings_without_state():
 
 @pytest.mark.parametrize(
     ("title", "name"),
-    [("EarlyStopping", "early_stopping"), ("LogRMSE", "log_rmse"), ("R2", "r2"), ("RMSEPlot", "rmse_plot")],
+    [
+        ("EarlyStopping", "early_stopping"),
+        ("LogRMSE", "log_rmse"),
+        ("R2", "r2"),
+        ("RMSEPlot", "rmse_plot"),
+        ("MeanIoU", "mean_iou"),
+    ],
 )
 def test_the_name_of_a_callback_is_that_of_its_class_in_snake_case(title, name):
     assert type(title, (Callback,), {}).name == name

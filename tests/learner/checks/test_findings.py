@@ -199,3 +199,17 @@ def test_a_monitored_result_that_is_not_measured_is_found(capsys):
     report = learner_of(data=data, callbacks=[EarlyStopping("valid_los")], defaults=MEASURED).check()
     assert "Did you mean 'valid_loss'?" in report.errors[0]
     assert learner_of(data=data, callbacks=[EarlyStopping("valid_loss")], defaults=MEASURED).check().ok
+
+
+def test_equal_shapes_of_a_list_of_items_are_reported_once(capsys):
+    class PerItem(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = nn.Linear(3, 1)
+
+        def forward(self, items: list[Tensor]) -> Tensor:
+            return self.last(torch.stack(items))
+
+    batch = [torch.randn(3) for _ in range(8)], torch.randn(8, 1)
+    report = learner_of(PerItem(), Data([batch], split=lambda batch: ((batch[0],), batch[1]))).check()
+    assert report.facts["batch"].startswith("inputs 8 x (3,) float32; targets (8, 1) float32;")

@@ -219,3 +219,21 @@ def test_classes_without_an_order_and_a_show_with_other_arguments_are_refused():
     with pytest.raises(TypeError) as caught:
         learn.show_batch(show=lambda ax: None)
     assert "show is called as show(ax, inputs, target, pred)" in caught.value.__notes__
+
+
+def test_answers_that_cannot_be_compared_are_for_a_function_of_yours():
+    class Boxes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.size = nn.Parameter(torch.ones(4))
+
+        def forward(self, images):
+            return [{"box": self.size} for _ in images]
+
+    learn = learner_of(IMAGES, model=Boxes(), loss=lambda preds, targets: preds[0]["box"].sum())
+    with pytest.raises(TypeError, match="the predictions are a list") as caught:
+        learn.show_results(2)
+    assert "show_results(show=f)" in caught.value.__notes__[0]
+    seen = []
+    learn.show_results(2, show=lambda ax, inputs, target, pred: seen.append(list(pred)))
+    assert seen == [["box"], ["box"]]
