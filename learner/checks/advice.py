@@ -17,11 +17,11 @@ from learner.checks.loss_checks import (
     classes_last_hint,
     has_classes_last,
     reshape_hint,
-    short,
     title_of,
     torch_loss,
 )
 from learner.data.tensors import counted, describe
+from learner.messages.layers import short
 from learner.state.protocol import FullLearner
 
 
@@ -117,11 +117,8 @@ def class_hints(error: BaseException, learn: FullLearner) -> Iterator[str]:
 def forward_note(model: Any) -> str:
     """What to write in a model without `forward`, such as a module of Lightning."""
     title = type(model).__name__
-    step = (
-        " Move what its training_step computes there, except the loss."
-        if hasattr(model, "training_step")
-        else ""
-    )
+    move = " Move what its training_step computes there, except the loss."
+    step = move if hasattr(model, "training_step") else ""
     return (
         f"the learner calls the model: write {title}.forward(inputs), which returns the predictions.{step} "
         "Pass the loss as Learner(..., loss_func=...)."
@@ -131,11 +128,9 @@ def forward_note(model: Any) -> str:
 def call_note(learn: FullLearner) -> str:
     """How the model was called, and how to pass what it takes."""
     inputs, forward = learn.inputs, getattr(learn.model, "forward", learn.model)
-    given = (
-        f"by keyword {', '.join(map(str, inputs))}"
-        if isinstance(inputs, Mapping)
-        else f"{counted(len(inputs), 'positional argument', 'positional arguments')}"
-    )
+    given = counted(len(inputs), "positional argument", "positional arguments")
+    if isinstance(inputs, Mapping):
+        given = f"by keyword {', '.join(map(str, inputs))}"
     return (
         f"the model takes {inspect.signature(forward)} and received {given}, from the batch "
         f"{describe(learn.batch)}: pass {split_hint(learn, forward)}."

@@ -15,6 +15,7 @@ from callbacks.place.device import tensors_in
 from callbacks.results.reductions import name_of, unwrapped
 from learner.checks.probe import compares_each_with_each
 from learner.data.tensors import describe
+from learner.messages.layers import short
 from learner.messages.problems import LearnerWarning
 from learner.state.protocol import FullLearner
 
@@ -238,8 +239,3 @@ def title_of(loss_func: Any) -> str:
         return "the model"
     name = plain_name(loss_func)
     return "the loss function" if name == "<lambda>" else name
-
-
-def short(dtype: torch.dtype) -> str:
-    """`float32` of `torch.float32`."""
-    return str(dtype).removeprefix("torch.")

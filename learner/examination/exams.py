@@ -21,12 +21,13 @@ from callbacks.model.shards import whole
 from callbacks.optim.optimizers import title_of as optimizer_title
 from callbacks.place.device import map_tensors
 from learner.checks.data_checks import item_problems
-from learner.checks.loss_checks import CLASSES, loss_problems, pred_problems, short, title_of, torch_loss
+from learner.checks.loss_checks import CLASSES, loss_problems, pred_problems, title_of, torch_loss
 from learner.checks.optimizer_checks import trained_by
 from learner.data.loaders import describe_loader
 from learner.data.tensors import counted
 from learner.engine import errors
 from learner.examination.report import Report
+from learner.messages.layers import short
 from learner.messages.problems import LearnerWarning, listed
 from learner.state.protocol import FullLearner
 

@@ -189,11 +189,7 @@ def tagged(kind: str, value: Any, **more: Any) -> dict[str, Any]:
 
 def as_tensor(content: bytes | memoryview) -> Tensor:
     """A copy of bytes as a tensor."""
-    return (
-        torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        if content
-        else torch.empty(0, dtype=torch.uint8)
-    )
+    return torch.from_numpy(np.frombuffer(content, np.uint8).copy())
 
 
 PACKERS: dict[type, Callable[[_Packing, Any], Any]] = {

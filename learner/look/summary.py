@@ -31,8 +31,6 @@ WIDTH = 79
 HEAD = ("layer", "output shape", "parameters", "FLOPs", "memory")
 WIDTHS = (34, 14, 12, 8, 9)
 SHARED, FROZEN = "shared", "*"
-#: Shapes, bytes, operations and calls of a layer that was not called.
-NOTHING: tuple[list[Any], int, int, int] = ([], 0, 0, 0)
 
 
 @dataclass
@@ -53,9 +51,9 @@ class Layer:
 
     name: str
     kind: str
-    n_parameters: int
-    is_frozen: bool
-    is_shared: bool
+    n_parameters: int = 0
+    is_frozen: bool = False
+    is_shared: bool = False
     shapes: list[tuple[int, ...]] = field(default_factory=list)
     flops: int = 0
     n_bytes: int = 0
@@ -185,15 +183,15 @@ def runnable_model(learn: FullLearner) -> Iterator[nn.Module]:
 
 
 class Watch:
-    """Hooks that note the calls of layers."""
+    """Hooks that note the calls of layers in their rows."""
 
     def __init__(self, model: nn.Module, counter: FlopCounterMode):
         self._counter, self._handles = counter, []
-        self._modules = {m: name.replace(COMPILED, "") for name, m in model.named_modules() if is_layer(m)}
+        named = [(name.replace(COMPILED, ""), m) for name, m in model.named_modules() if is_layer(m)]
+        self._layers = {module: Layer(name, type(module).__name__) for name, module in named}
         self._order: dict[nn.Module, None] = {}
-        self._noted: dict[nn.Module, tuple[list[tuple[int, ...]], int, int, int]] = {}
         self._stack: list[list[int]] = []  # operations before each call under way, and those of calls within
-        for module in self._modules:
+        for module in self._layers:
             self._handles.append(module.register_forward_pre_hook(self._enter))
             self._handles.append(module.register_forward_hook(self._leave))
 
@@ -211,35 +209,24 @@ class Watch:
         total = self._counter.get_total_flops() - before
         if self._stack:
             self._stack[-1][1] += total
-        _, n_bytes, flops, n_calls = self._noted.get(module, NOTHING)
-        outputs = [each for each in tensors_in(output) if not each.is_nested]
-        n_bytes += sum(each.numel() * each.element_size() for each in outputs)
-        shapes = [tuple(each.shape) for each in outputs]
-        self._noted[module] = (shapes, n_bytes, flops + total - within, n_calls + 1)
+        layer, outputs = self._layers[module], [each for each in tensors_in(output) if not each.is_nested]
+        layer.shapes = [tuple(each.shape) for each in outputs]
+        layer.n_bytes += sum(each.numel() * each.element_size() for each in outputs)
+        layer.flops += total - within
+        layer.n_calls += 1
 
     def layers(self) -> list[Layer]:
         """The layers in the order of their first calls; those that were not called come last."""
         seen: set[int] = set()
-        found = []
-        for module in {**self._order, **self._modules}:
+        found = {module: self._layers[module] for module in (*self._order, *self._layers)}
+        for module, layer in found.items():
             own = {id(each): each for each in module.parameters(recurse=False)}
-            new = {key: each for key, each in own.items() if key not in seen}
+            new = [each for key, each in own.items() if key not in seen]
             seen |= set(own)
-            shapes, n_bytes, flops, n_calls = self._noted.get(module, NOTHING)
-            found.append(
-                Layer(
-                    self._modules[module],
-                    type(module).__name__,
-                    sum(each.numel() for each in new.values() if not is_lazy(each)),
-                    bool(own) and not any(each.requires_grad for each in own.values()),
-                    bool(own) and not new,
-                    shapes,
-                    flops,
-                    n_bytes,
-                    n_calls,
-                )
-            )
-        return found
+            layer.n_parameters = sum(each.numel() for each in new if not is_lazy(each))
+            layer.is_frozen = bool(own) and not any(each.requires_grad for each in own.values())
+            layer.is_shared = bool(own) and not new
+        return list(found.values())
 
 
 def is_layer(module: nn.Module) -> bool:

@@ -7,6 +7,7 @@ from itertools import chain
 from types import FrameType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 # What a layer calls its width, and the shape of inputs that it means.
@@ -72,15 +73,15 @@ def fixes(layer: nn.Module, name: str, value: Tensor) -> Iterator[str]:
         yield f"{devices}; the callback DevicePlacement moves both"
     whole = isinstance(layer, (nn.Embedding, nn.EmbeddingBag))
     if whole and value.is_floating_point():
-        yield f"it takes whole numbers, {name} is {short(value)}; write {name}.long()"
+        yield f"it takes whole numbers, {name} is {short(value.dtype)}; write {name}.long()"
     elif not whole and own.is_floating_point() and own.dtype != value.dtype:
-        write = f"{name}.float()" if short(own) == "float32" else f"{name}.to({own.dtype})"
-        yield f"its weights are {short(own)}, {name} is {short(value)}; write {write}"
+        write = f"{name}.float()" if own.dtype == torch.float32 else f"{name}.to({own.dtype})"
+        yield f"its weights are {short(own.dtype)}, {name} is {short(value.dtype)}; write {write}"
 
 
-def short(tensor: Tensor) -> str:
-    """`float32` of a tensor of that dtype."""
-    return str(tensor.dtype).removeprefix("torch.")
+def short(dtype: torch.dtype) -> str:
+    """`float32` of `torch.float32`."""
+    return str(dtype).removeprefix("torch.")
 
 
 def arguments_of(frame: FrameType) -> dict[str, Any]:

@@ -166,11 +166,8 @@ def limits(loader: Any, ranks: Any = ALONE) -> str | None:
             )
         draws_nothing = holds_rows(loader.dataset) and loader.collate_fn is default_collate
         if loader.persistent_workers and not (draws_nothing or isinstance(loader.dataset, Seeded)):
-            wrap = (
-                ""
-                if isinstance(loader.dataset, IterableDataset)
-                else "wrap the data set, Seeded(dataset), or "
-            )
+            can_wrap = not isinstance(loader.dataset, IterableDataset)
+            wrap = "wrap the data set, Seeded(dataset), or " if can_wrap else ""
             found.append(
                 f"The random numbers of persistent workers depend on all earlier epochs: {wrap}leave "
                 "persistent_workers=True out."

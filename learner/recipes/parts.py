@@ -178,11 +178,8 @@ class PartReader:
             hint = f"Write its arguments as a mapping, `{default_name}: {{argument: value}}`"
             callback = table("callback").get(default_name)
             first = next(iter(Signature(callback).parameters), None) if callback else None
-            hint += (
-                f", as {{{first}: {node.value}}}; without arguments write {{}}."
-                if first
-                else "; without arguments write {}."
-            )
+            hint += f", as {{{first}: {node.value}}}" if first else ""
+            hint += "; without arguments write {}."
         self.problem(node.place, f"{path} is {shown(node.plain())}, which does not name a part", hint)
 
     def _without_use(self, kind: str | None, node: Node, path: str, values: dict[str, Node]) -> None:

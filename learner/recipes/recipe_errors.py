@@ -97,13 +97,9 @@ def mistaken(*kinds: type[Exception]) -> Iterator[None]:
 
 def readable(text: str) -> str:
     """The text with tabs and control characters replaced, each by one character."""
+    letters = text.replace("\t", " ")
     return "".join(
-        letter
-        if letter.isprintable() or letter == "\n"
-        else " "
-        if letter == "\t"
-        else "\N{REPLACEMENT CHARACTER}"
-        for letter in text
+        each if each.isprintable() or each == "\n" else "\N{REPLACEMENT CHARACTER}" for each in letters
     )
 
 

@@ -150,11 +150,8 @@ class Cell:
     def __str__(self) -> str:
         kinds = " ".join(["number"] * self.is_number + ["best"] * self.is_best)
         mark = ' <span aria-label="best">&#9733;</span>' if self.is_best else ""
-        return (
-            f'<td class="{kinds}">{escape(self.text)}{mark}</td>'
-            if kinds
-            else f"<td>{escape(self.text)}</td>"
-        )
+        style = f' class="{kinds}"' if kinds else ""
+        return f"<td{style}>{escape(self.text)}{mark}</td>"
 
 
 def shown(value: Any) -> str:

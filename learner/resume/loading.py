@@ -120,14 +120,12 @@ def load(learn: FullLearner, path: str | Path, *, only: Literal["model"] | None 
         print_line(f"{path.name}: only the weights were loaded; the file holds nothing else for a learner")
         return
     contents = matched(learn, read(path), path)
-    if only is None:
-        parts = ("model", "optimizer", "callbacks")
-        differences(contents["fingerprint"], fingerprint(learn), path, parts=parts, fix=LOAD_FIX)
-        with unchanged_on_error(Undo(learn), path):
+    parts, fix = (("model",), MODEL_FIX) if only else (("model", "optimizer", "callbacks"), LOAD_FIX)
+    differences(contents["fingerprint"], fingerprint(learn), path, parts=parts, fix=fix)
+    with unchanged_on_error(Undo(learn), path):
+        if only is None:
             restore(learn, contents)
-    else:
-        differences(contents["fingerprint"], fingerprint(learn), path, parts=("model",), fix=MODEL_FIX)
-        with unchanged_on_error(Undo(learn), path):
+        else:
             snapshots.put_tensors(learn.model, contents)
             learn.loop.moved.known.update(each for each in contents["moved"] if each.startswith("model."))
     learn.loop.known.loaded_samples = samples_in(contents)

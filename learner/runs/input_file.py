@@ -214,13 +214,8 @@ def first_problem(
 ) -> str:
     """The first line of a CSV file that is not a row of numbers."""
     has_header = not all(map(is_number, header))
-    started = False
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        if has_header and not started:
-            started = True
-            continue
+    filled = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    for number, line in filled[has_header:]:
         cells = next(csv.reader([line], delimiter=delimiter))
         if len(cells) != len(header):
             n_cells = counted(len(cells), "cell", "cells")

@@ -82,11 +82,8 @@ class Expressions:
         if isinstance(value, (list, tuple)):
             return listed([self.value(each, where) for each in value], value)
         if isinstance(value, dict):
-            return (
-                "{"
-                + ", ".join(f"{literal(key)}: {self.value(each, where)}" for key, each in value.items())
-                + "}"
-            )
+            pairs = [f"{literal(key)}: {self.value(each, where)}" for key, each in value.items()]
+            return f"{{{', '.join(pairs)}}}"
         if isinstance(value, (torch.dtype, torch.device)):
             return str(value) if isinstance(value, torch.dtype) else f'torch.device("{value}")'
         if isinstance(value, Tensor) and value.numel() <= MAX_NUMBERS:

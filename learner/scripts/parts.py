@@ -23,7 +23,7 @@ def model_form(part: Part, fresh: nn.Module, script: Script) -> None:
     new = {name for name, each in fresh.named_parameters() if each.requires_grad}
     frozen = {name for name, each in model.named_parameters() if not each.requires_grad and name in new}
     for path in covered(model, frozen):
-        script.setup.append(f"model.{path}.requires_grad_(False)")
+        script.setup.append(f"model.{indexed(path)}.requires_grad_(False)")
     if "DEVICE" in script.constants:
         script.setup.append("model.to(DEVICE)")
     kept = [name for name, each in fresh.named_modules() if not each.training and name]
@@ -152,8 +152,9 @@ def listed(model: nn.Module, names: list[str]) -> str:
     """A list of parameters by name, with a whole module where all of its parameters follow each other."""
     paths = covered(model, set(names))
     modules = dict(model.named_modules())
+    called = [f"model.{indexed(each)}" for each in paths]
     parts = [
-        f"*model.{each}.parameters()" if path_is_module(each, modules) else f"model.{each}" for each in paths
+        f"*{call}.parameters()" if each in modules else call for each, call in zip(paths, called, strict=True)
     ]
     order = [name for each in paths for name in names_in(each, modules)]
     if order != names:
@@ -169,11 +170,11 @@ def covered(model: nn.Module, names: set[str], prefix: str = "") -> list[str]:
     for name, child in model.named_children():
         own = {f"{prefix}{name}.{each}" for each, _ in child.named_parameters()}
         if own and own <= names:
-            found.append(indexed(f"{prefix}{name}"))
+            found.append(f"{prefix}{name}")
         elif own & names:
             found += covered(child, names, f"{prefix}{name}.")
     own = [f"{prefix}{name}" for name, _ in model.named_parameters(recurse=False)]
-    return [*found, *(indexed(each) for each in own if each in names)]
+    return [*found, *(each for each in own if each in names)]
 
 
 def indexed(path: str) -> str:
@@ -182,14 +183,8 @@ def indexed(path: str) -> str:
     return first + "".join(f"[{each}]" if each.isdigit() else f".{each}" for each in rest)
 
 
-def path_is_module(path: str, modules: dict[str, nn.Module]) -> bool:
-    """Is it the path of a module, not of a parameter?"""
-    return path.replace("[", ".").replace("]", "") in modules
-
-
 def names_in(path: str, modules: dict[str, nn.Module]) -> list[str]:
-    """The names of the parameters of a path."""
-    plain = path.replace("[", ".").replace("]", "")
-    if plain not in modules:
-        return [plain]
-    return [f"{plain}.{name}" for name, _ in modules[plain].named_parameters()]
+    """The names of the parameters of a module, or of the only one."""
+    if path not in modules:
+        return [path]
+    return [f"{path}.{name}" for name, _ in modules[path].named_parameters()]

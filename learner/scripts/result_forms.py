@@ -169,20 +169,22 @@ def log_rmse(callback: LogRMSE, script: Script) -> None:
     if unit == "epoch":
         needs_results(script, "LogRMSE")
         lines = ["print(f\"RMSE: {math.sqrt(results['train_loss'])}\")"]
-        script.after_epoch += when(f"(epoch + 1) % {number} == 0" if number > 1 else "", lines)
+        script.after_epoch += every(number, "(epoch + 1)", lines)
     elif unit == "step":
         lines = ['print(f"RMSE: {math.sqrt(loss.item())}")']
         if number > 1:
             script.needs.add("global_step")
         target = script.after_update if script.update_if else script.after_batch
-        target += when(f"global_step % {number} == 0" if number > 1 else "", lines)
+        target += every(number, "global_step", lines)
     else:
         script.problem(f'LogRMSE(every="{callback.every}"): a script counts by steps or by epochs')
 
 
-def when(condition: str, lines: list[str]) -> list[str]:
-    """The lines, if a condition holds."""
-    return [f"if {condition}:", *(f"    {line}" for line in lines)] if condition else lines
+def every(number: int, count: str, lines: list[str]) -> list[str]:
+    """The lines, each time that a count is a multiple of a number."""
+    if number <= 1:
+        return lines
+    return [f"if {count} % {number} == 0:", *(f"    {line}" for line in lines)]
 
 
 def stop_on_nan(callback: StopOnNaN, script: Script) -> None:
@@ -212,11 +214,10 @@ def early_stopping(callback: EarlyStopping, script: Script) -> None:
     name, wait = script.own("best"), script.own("wait")
     state = measured_state(script, monitor) if callback.restore_best else ""
     good, bad = callback.stopping_threshold, callback.divergence_threshold
-    sign = "<" if better_way(callback, script) == "min" else ">"
-    value = f'results["{monitor}"]'
+    value, sign, worst = compared(callback, script)
     better = gain(value, name, sign, callback._best.min_delta)
     better += f" or {value} {sign}= {literal(good)}" if good is not None else ""
-    script.setup.append(f'{name}, {wait} = float("{"" if sign == "<" else "-"}inf"), 0')
+    script.setup.append(f"{name}, {wait} = {worst}, 0")
     script.after_epoch += [f"if {better}:", f"    {name}, {wait} = {value}, 0"]
     if state:
         script.setup.append(f"{name}_state = None")
@@ -237,9 +238,11 @@ def gain(value: str, best: str, sign: str, min_delta: float) -> str:
     return f"{difference} > {literal(min_delta)}"
 
 
-def better_way(callback: Any, script: Script) -> str:
-    """The direction in which what a callback monitors is better."""
-    return callback._best.mode or script.directions.get(callback.monitor) or "min"
+def compared(callback: Any, script: Script) -> tuple[str, str, str]:
+    """The value that a callback monitors, the sign between a better one and another, and the worst value."""
+    is_low = (callback._best.mode or script.directions.get(callback.monitor) or "min") == "min"
+    value = f'results["{callback.monitor}"]'
+    return (value, "<", 'float("inf")') if is_low else (value, ">", 'float("-inf")')
 
 
 def measured_state(script: Script, monitor: str) -> str:
@@ -260,11 +263,10 @@ def checkpoint(callback: Checkpoint, script: Script) -> None:
     script.setup.append(f"Path({literal(folder)}).mkdir(parents=True, exist_ok=True)")
     if callback.monitor is not None:
         needs_results(script, "Checkpoint", callback.monitor)
-        name, value = script.own("best_saved"), f'results["{callback.monitor}"]'
-        sign = "<" if better_way(callback, script) == "min" else ">"
+        name, (value, sign, worst) = script.own("best_saved"), compared(callback, script)
         state = measured_state(script, callback.monitor)
         state = "model.state_dict()" if state.startswith("copy.") else state
-        script.setup.append(f'{name} = float("{"" if sign == "<" else "-"}inf")')
+        script.setup.append(f"{name} = {worst}")
         script.after_epoch += [
             f"if {value} {sign} {name}:",
             f"    {name} = {value}",
@@ -274,7 +276,7 @@ def checkpoint(callback: Checkpoint, script: Script) -> None:
         saved = '{"epoch": epoch, "model": model.state_dict(), "optimizer": optimizer.state_dict()}'
         number = int(callback.every.number)
         line = f"torch.save({saved}, {literal(f'{folder}/last.pt')})"
-        script.after_epoch += when(f"(epoch + 1) % {number} == 0" if number > 1 else "", [line])
+        script.after_epoch += every(number, "(epoch + 1)", [line])
 
 
 FORMS: dict[Any, Any] = {

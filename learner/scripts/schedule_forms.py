@@ -14,7 +14,7 @@ from callbacks.schedule.param_scheduler import ParamScheduler
 from callbacks.schedule.plateau import ReduceLROnPlateau
 from callbacks.schedule.torch_scheduler import TorchScheduler
 from learner.scripts.expressions import literal
-from learner.scripts.result_forms import better_way, gain, needs_results, when
+from learner.scripts.result_forms import compared, every, gain, needs_results
 from learner.scripts.script import Script
 
 
@@ -122,11 +122,11 @@ def torch_scheduler(callback: TorchScheduler, script: Script) -> None:
         needs_results(script, "TorchScheduler", callback.monitor)
         step = f'{own}.step(results["{callback.monitor}"])'
     if unit == "epoch":
-        script.after_epoch += when(f"(epoch + 1) % {number} == 0" if number > 1 else "", [step])
+        script.after_epoch += every(number, "(epoch + 1)", [step])
     elif unit == "step" and base is not TorchPlateau:
         if number > 1:
             script.needs.add("global_step")
-        script.after_step += when(f"global_step % {number} == 0" if number > 1 else "", [step])
+        script.after_step += every(number, "global_step", [step])
     else:
         script.problem(f'TorchScheduler(every="{callback.every}"): a script counts by steps or by epochs')
 
@@ -135,9 +135,8 @@ def plateau(callback: ReduceLROnPlateau, script: Script) -> None:
     """`ReduceLROnPlateau`: lower the rate after epochs that are not better."""
     needs_results(script, "ReduceLROnPlateau", callback.monitor)
     best, wait, rest = script.own("plateau_best"), script.own("plateau_wait"), script.own("cooldown")
-    sign = "<" if better_way(callback, script) == "min" else ">"
-    value = f'results["{callback.monitor}"]'
-    script.setup.append(f'{best}, {wait} = float("{"" if sign == "<" else "-"}inf"), 0')
+    value, sign, worst = compared(callback, script)
+    script.setup.append(f"{best}, {wait} = {worst}, 0")
     lines = [
         f"if {gain(value, best, sign, callback._best.min_delta)}:",
         f"    {best}, {wait} = {value}, 0",

@@ -10,7 +10,7 @@ from torch import Tensor
 from learner.scripts.batches import Batch
 from learner.scripts.expressions import Expressions
 from learner.scripts.loaders import Loaders
-from learner.scripts.text import block, imports_for, indented
+from learner.scripts.text import imports_for, indented
 from learner.state.protocol import FullLearner
 
 Lines = list[str]
@@ -140,14 +140,8 @@ class Script:
 
     def modes(self) -> Lines:
         """Parts of the model that stay in evaluation mode."""
-        return (
-            block("""
-            for module in kept_in_evaluation_mode:
-                module.training = False
-        """)
-            if "modes" in self.needs
-            else []
-        )
+        lines = ["for module in kept_in_evaluation_mode:", "    module.training = False"]
+        return lines if "modes" in self.needs else []
 
     def train(self) -> Lines:
         """A training batch."""

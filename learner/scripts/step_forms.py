@@ -74,11 +74,8 @@ def accumulation(callback: GradientAccumulation, script: Script) -> None:
 
 def precision(callback: MixedPrecision, script: Script) -> None:
     """`MixedPrecision`: autocast for the forward pass and the loss; with fp16 a scaler for the gradients."""
-    kind = (
-        script.learn.callbacks[DevicePlacement].device.type
-        if DevicePlacement in script.learn.callbacks
-        else "cpu"
-    )
+    callbacks = script.learn.callbacks
+    kind = callbacks[DevicePlacement].device.type if DevicePlacement in callbacks else "cpu"
     place = "DEVICE" if script.constants.get("DEVICE") == literal(kind) else literal(kind)
     script.autocast = f"torch.autocast({place}, {DTYPES[callback.precision]})"
     if callback.precision == "bf16":

@@ -27,20 +27,10 @@ class EvalMode(Callback):
     is_training = False  # is the optimizer in training mode?
 
     def after_train(self, learn: LearnerProtocol) -> None:
-        self._end(learn)
-
-    def after_epoch(self, learn: LearnerProtocol) -> None:
-        self._end(learn)  # after CancelEpoch there is no after_train
-
-    def after_fit(self, learn: LearnerProtocol) -> None:
-        self._end(learn)
-
-    def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self._end(learn)
-
-    def _end(self, learn: LearnerProtocol) -> None:
         set_mode(learn.optimizer, training=False)
         self.is_training = False
+
+    after_epoch = after_fit = cleanup_fit = after_train  # after CancelEpoch there is no after_train
 
 
 class TrainMode(Callback):

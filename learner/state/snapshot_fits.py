@@ -81,13 +81,10 @@ def title_of(optimizer: Any) -> str | None:
 
 def sizes_in(state: Any) -> list[int]:
     """The number of parameters of each group in a state dict of torch's form; empty for other forms."""
-    if not is_torchs(state):
-        return (
-            [size for each in state.get("members", ()) for size in sizes_in(each)]
-            if is_several(state)
-            else []
-        )
-    return [len(group["params"]) for group in state["param_groups"]]
+    if is_torchs(state):
+        return [len(group["params"]) for group in state["param_groups"]]
+    members = state.get("members", ()) if is_several(state) else ()
+    return [size for each in members for size in sizes_in(each)]
 
 
 def is_torchs(state: Any) -> bool:

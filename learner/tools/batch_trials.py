@@ -105,7 +105,6 @@ class Trials:
         return SizeTrial(size, why_not=words)
 
     def _try(self, size: int) -> SizeTrial:
-        words, out_of_memory = "", True
         try:
             peak = self._measure(size)
             if self.room.bytes is None or not self.is_guarded or peak <= self.room.bytes:
@@ -113,14 +112,11 @@ class Trials:
             words, out_of_memory = over(peak, self.room), False
         except OverLimit as error:
             words, out_of_memory = over(error.held, self.room), False
-        except (MemoryError, RuntimeError) as error:
+        except Exception as error:
             if not is_out_of_memory(error):
                 error.add_note(f"at a batch size of {size}")
                 raise
-            words = f"{type(error).__name__}: {first_line(error)}."
-        except Exception as error:
-            error.add_note(f"at a batch size of {size}")
-            raise
+            words, out_of_memory = f"{type(error).__name__}: {first_line(error)}.", True
         free()  # only here: the error has held the frames whose tensors did not fit
         return SizeTrial(size, why_not=words, out_of_memory=out_of_memory)
 

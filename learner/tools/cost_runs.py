@@ -171,14 +171,17 @@ def alone(learn: FullLearner, left_out: dict[str, str] | None, whose: str = "lea
 
 
 @contextlib.contextmanager
-def untouched(learn: FullLearner) -> Iterator[None]:
-    """Restore the learner's attributes: a sandbox closes with the callbacks that it was opened with."""
-    kept = dict(vars(learn))
+def untouched(owner: Any) -> Iterator[None]:
+    """Restore the attributes of an object.
+
+    Those of a learner too: a sandbox closes with the callbacks that it was opened with.
+    """
+    kept = dict(vars(owner))
     try:
         yield
     finally:
-        vars(learn).clear()
-        vars(learn).update(kept)
+        vars(owner).clear()
+        vars(owner).update(kept)
 
 
 def copies(learn: FullLearner, left_out: dict[str, str], whose: str) -> list[Callback]:

@@ -27,6 +27,7 @@ from learner.state.loss_state import loss_state, put_loss
 from learner.state.pass_modes import modes_of
 from learner.state.protocol import FullLearner
 from learner.state.snapshot_fits import check_fits
+from learner.tools.cost_runs import untouched
 from learner.tools.seen import Notes
 
 PIECES = ("batch", "inputs", "targets", "model", "extra", "frozen", "plain", LOSS, "optimizer", "callbacks")
@@ -179,7 +180,8 @@ def step_again(learn: FullLearner, kept: dict[str, Any]) -> None:
     learn.fitting, learn.error, learn.stop_reason, learn.loop.started = True, None, None, []
     try:
         begin(learn, kept)
-        with given_batch(learn, kept):
+        with untouched(learn.data):
+            give_batch(learn, kept)
             learn.loop.run_batch(learn)
     except BaseException as error:
         learn.error = errors.with_place(error, learn)
@@ -216,17 +218,11 @@ def put_clock(learn: FullLearner, kept: dict[str, Any]) -> None:
         setattr(learn, name, value)
 
 
-@contextmanager
-def given_batch(learn: FullLearner, kept: dict[str, Any]) -> Iterator[None]:
+def give_batch(learn: FullLearner, kept: dict[str, Any]) -> None:
     """Use the saved batch; if the file could not hold it, the inputs and targets made from it."""
-    learn.batch, own = kept["batch"], dict(vars(learn.data))
+    learn.batch = kept["batch"]
     if "batch" in lost_pieces(kept):
         vars(learn.data)["split"] = lambda _batch: (kept["inputs"], kept["targets"])
-    try:
-        yield
-    finally:
-        vars(learn.data).clear()
-        vars(learn.data).update(own)
 
 
 def head_of(kept: dict[str, Any]) -> str:
