@@ -23,7 +23,8 @@ Mark = tuple[nn.Module, dict[str, tuple[int, int]]]
 
 def marks_of(learn: FullLearner) -> list[Mark]:
     """The modules that the loss uses and that are not saved, with marks that change as their tensors do."""
-    found = list(modules_in([loss_module(learn.loss_func) or learn.loss_func, *own_attributes(learn)]))
+    own = [each for each in vars(learn).values() if isinstance(each, nn.Module) and each is not learn.model]
+    found = list(modules_in([loss_module(learn.loss_func) or learn.loss_func, *own]))
     if not found:
         return []
     kept = (learn.model, *modules_beside(learn).values())
@@ -56,11 +57,6 @@ def tensor_marks(module: nn.Module, known: set[int]) -> dict[str, tuple[int, int
     """For each name the identity of the tensor, and how many times it was written to."""
     found = {name: each for name, each in named_tensors(module).items() if id(each) not in known}
     return {name: (id(each), each._version) for name, each in found.items() if not is_lazy(each)}
-
-
-def own_attributes(learn: FullLearner) -> list[Any]:
-    """The modules that are attributes of the learner, other than its model."""
-    return [each for each in vars(learn).values() if isinstance(each, nn.Module) and each is not learn.model]
 
 
 def modules_in(parts: list[Any]) -> Iterator[nn.Module]:

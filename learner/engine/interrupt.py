@@ -42,8 +42,10 @@ def interruptible(learn: FullLearner) -> Iterator[None]:
         received.uninstall()
     if is_outer and learn.interrupted and not received.numbers:  # another process has received it
         received.numbers = [each for each in SIGNALS if learn.interrupted.endswith(SIGNALS[each])]
+    if signal.SIGTERM in received.numbers:
+        raise SystemExit(128 + signal.SIGTERM)
     if received.numbers:
-        raise_for(received.numbers)
+        raise KeyboardInterrupt
 
 
 class Received:
@@ -84,13 +86,6 @@ class Received:
         self.pressed = now if self.pressed is None else self.pressed
         if now - self.pressed >= SAME and self.learn.abortable:
             raise KeyboardInterrupt("Ctrl-C a second time")
-
-
-def raise_for(numbers: list[int]) -> None:
-    """Raise the exception that the sender of the signals expects."""
-    if signal.SIGTERM in numbers:
-        raise SystemExit(128 + signal.SIGTERM)
-    raise KeyboardInterrupt
 
 
 def end_batch(learn: FullLearner) -> None:

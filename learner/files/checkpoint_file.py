@@ -15,7 +15,7 @@ from typing import IO, Any, cast
 import torch
 from torch import Tensor
 
-from callbacks.history.paths import followed
+from callbacks.history.paths import followed, replacing
 from learner.files import archive, payload
 from learner.files.sync import sync, sync_folder
 from learner.files.trailer import ANOTHER, FORMAT, TRAILER_SIZE, check_complete, fields_of, trailer
@@ -45,17 +45,13 @@ def write(path: str | Path, contents: dict[str, Any], *, durable: bool = True) -
     contents = {"format": FORMAT, **contents}
     n_bytes = sum(tensor.untyped_storage().nbytes() for tensor in tensors_of(contents))
     path = followed(Path(path).absolute())
-    part = path.with_name(path.name + ".tmp")
     try:
-        with part.open("wb") as file:
+        with replacing(path) as part, part.open("wb") as file:
             fill(file, contents)
             if durable:
                 sync(file.fileno(), path.parent)
-        part.replace(path)
-    except BaseException as error:
-        if isinstance(error, OSError):
-            error.add_note(space_note(error, path, n_bytes))
-        remove(part)
+    except OSError as error:
+        error.add_note(space_note(error, path, n_bytes))
         raise
     if durable:
         sync_folder(path.parent)
@@ -237,14 +233,6 @@ def space_note(error: OSError, path: Path, n_bytes: int) -> str:
         f"while the checkpoint {path} was written: it needs about {n_bytes:,} bytes, {free} (a quota or a "
         "limit on file size may allow less). The previous file is unchanged."
     )
-
-
-def remove(path: Path) -> None:
-    """Remove a file of ours, if that is possible."""
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:
-        return  # the original error is the one to report
 
 
 def nearest(path: Path) -> str:

@@ -141,21 +141,16 @@ def write_weights(module: nn.Module, folder: Path, name: str) -> Path:
     if not is_first_process():
         return path
     with replacing(path) as part:
-        fill(part, state, as_safetensors=path.suffix == ".safetensors")
+        if path.suffix == ".safetensors":
+            write_safetensors(part, state)
+        else:
+            with part.open("wb") as file:
+                save_to(file, lambda counted: torch.save(state, counted))
         with part.open("rb") as file:
             sync(file.fileno(), folder)
     sync_folder(folder)
     other.unlink(missing_ok=True)
     return path
-
-
-def fill(path: Path, state: dict[str, Any], *, as_safetensors: bool) -> None:
-    """Write a state dict to a file."""
-    if as_safetensors:
-        write_safetensors(path, state)
-    else:
-        with path.open("wb") as file:
-            save_to(file, lambda counted: torch.save(state, counted))
 
 
 def state_to_write(module: nn.Module) -> dict[str, Any]:

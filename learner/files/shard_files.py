@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from callbacks.core.ranks import Ranks
 from callbacks.model.shards import is_shard
@@ -167,18 +168,10 @@ def filled(contents: dict[str, Any], path: Path) -> dict[str, Any]:
     if problem is not None:
         raise ValueError(problem)
     tensors = read(path.with_name(seal["folder"]))
-    return {key: put_in(each, tensors) for key, each in contents.items() if key != KEY}
-
-
-def put_in(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Plain data with the tensors instead of their marks."""
-    if type(value) is str and value.startswith(MARK):
-        return tensors[value.removeprefix(MARK)]
-    if type(value) is dict:
-        return {key: put_in(each, tensors) for key, each in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(put_in(each, tensors) for each in value)
-    return value
+    rest = {key: each for key, each in contents.items() if key != KEY}
+    return tree_map_only(
+        str, lambda word: tensors[word[len(MARK) :]] if word.startswith(MARK) else word, rest
+    )
 
 
 def read(folder: Path) -> dict[str, Tensor]:

@@ -88,7 +88,8 @@ class Recipe:
     def _parts(self, problems: list[Problem], *keys: str) -> list[Any]:
         """Build the parts of some keys; raise if there are problems by then."""
         built = [self._built(self.sections.parts[key], problems) for key in keys]
-        raise_if_any(problems)
+        if problems:
+            raise RecipeError(problems)
         return built
 
     def importable(self) -> AbstractContextManager[None]:
@@ -166,12 +167,6 @@ WORDS_OF_KEYS: dict[str, tuple[str, ...]] = {
     "model": ("preds", "model", "parameter"),
     "data": ("data", "batch", "targets"),
 }
-
-
-def raise_if_any(problems: list[Problem]) -> None:
-    """Raise the problems, if there are any."""
-    if problems:
-        raise RecipeError(problems)
 
 
 def is_refusal(error: BaseException, learn: Learner) -> bool:

@@ -26,6 +26,9 @@ PATTERNS = {
     ),
 }
 
+#: The tags that PyYAML gives to nodes without a tag.
+PLAIN_TAGS = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("str", "map", "seq"))
+
 MISSING_COLON = "Write `key: value`: a colon and a space after each key."
 
 # Words in PyYAML's messages, and what usually causes them.
@@ -132,6 +135,10 @@ class Loader(yaml.SafeLoader):
         self.lines = LINE_BREAK.split(text) if shown is None else [shown]
         self.problems: list[Problem] = []
 
+    def problem(self, place: Place, message: str, hint: str) -> None:
+        """Add a problem."""
+        self.problems.append(Problem(place, message, hint))
+
     def place(self, mark: Any) -> Place:
         """Convert one of PyYAML's marks."""
         line = min(mark.line, len(self.lines) - 1)
@@ -183,9 +190,9 @@ class Loader(yaml.SafeLoader):
         """Convert PyYAML's nodes to ours, and collect problems."""
         place = self.place(node.start_mark)
         key_place = key_place or place
-        if not is_plain_tag(node):
+        if node.tag not in PLAIN_TAGS:
             message = f"a recipe cannot have tags such as {node.tag}"
-            self.problems.append(Problem(place, message, "Remove the ! and the word after it."))
+            self.problem(place, message, "Remove the ! and the word after it.")
         if isinstance(node, yaml.MappingNode):
             return Node(self.pairs(node), place, key_place)
         if isinstance(node, yaml.SequenceNode):
@@ -202,24 +209,17 @@ class Loader(yaml.SafeLoader):
             key = key_node.value
             if not isinstance(key_node, yaml.ScalarNode):
                 message = "a key must be a word, and this is a list or mapping"
-                self.problems.append(Problem(place, message, "Write `key: value`."))
+                self.problem(place, message, "Write `key: value`.")
                 continue
             if key == "<<":
-                self.problems.append(
-                    Problem(place, "a recipe cannot have merge keys (<<)", "Write the keys in full.")
-                )
+                self.problem(place, "a recipe cannot have merge keys (<<)", "Write the keys in full.")
                 continue
             if key in found:
                 first = found[key].key_place.line
                 message = f"duplicate key {key!r}; the first is in line {first}"
-                self.problems.append(Problem(place, message, "Remove one of them."))
+                self.problem(place, message, "Remove one of them.")
             found[key] = self.tree(value_node, place)
         return found
-
-
-def is_plain_tag(node: Any) -> bool:
-    """Does the node have one of the tags that PyYAML gives to nodes without a tag?"""
-    return node.tag in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
 def as_scalar(word: str) -> Any:

@@ -20,8 +20,8 @@ def newest_intact(folders: list[Path]) -> Path | None:
     paths = [path for folder in folders for path in checkpoints_in(folder)]
     for path in sorted(paths, key=step_of, reverse=True):
         problem = checkpoint_file.damage_of(path) or shard_files.damage_of(path)
-        if problem is None and path.name.startswith("best") and not has_position(path):
-            continue
+        if problem is None and path.name.startswith("best") and loading.read(path)["fit"]["position"] is None:
+            continue  # a file with the weights before an update is only for `learn.load`
         if problem is None:
             for words in damaged:
                 warn(f"{words} Resuming from {path.name}.")
@@ -34,8 +34,3 @@ def newest_intact(folders: list[Path]) -> Path | None:
             "from a backup, or start a new run in another folder."
         )
     return None
-
-
-def has_position(path: Path) -> bool:
-    """Can a run resume from this file? A file with the weights before an update is only for `learn.load`."""
-    return loading.read(path)["fit"]["position"] is not None

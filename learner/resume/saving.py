@@ -209,16 +209,11 @@ def position_of(learn: FullLearner, at: At) -> dict[str, Any]:
 
 def now_of(learn: FullLearner) -> dict[str, Any]:
     """The position in the current pass; if each process has data of its own, that of the loaders of all."""
-    state = {**positions.now(current_loader(learn)), "random": None}
+    state = {**positions.now(learn.data.loaders[learn.pass_name]), "random": None}
     share = learn.loop.known.share
     if share is not None and share.sharded and "loader" in state:
         state["loaders"] = learn.ranks.gather(state["loader"])
     return state
-
-
-def current_loader(learn: FullLearner) -> Any:
-    """The loader of the current pass."""
-    return learn.data.loaders[learn.pass_name]
 
 
 def warn_of_limits(learn: FullLearner) -> None:

@@ -69,18 +69,14 @@ def loader_form(part: Part, built: Any, used: Data, expressions: Expressions) ->
         only = "train_loader = data.train"
         setup = [f"data = {call}", only if built.valid is None else names]
         return Loaders(setup, built, has_data=True)
-    if is_pair_of_tensors(built):
+    is_pair = isinstance(built, (tuple, list)) and len(built) == 2
+    if is_pair and all(map(is_array, built)):  # inputs and targets, not loaders
         return of_tensors(call, built, used, expressions)
     data = as_data(built)
     if isinstance(built, (tuple, list)):
         names = "train_loader, _" if data.valid is None else "train_loader, valid_loader"
         return Loaders([f"{names} = {call}"], data)
     return Loaders([f"train_loader = {call}"], data)
-
-
-def is_pair_of_tensors(built: Any) -> bool:
-    """Did the function return inputs and targets, not loaders?"""
-    return isinstance(built, (tuple, list)) and len(built) == 2 and all(map(is_array, built))
 
 
 def of_tensors(call: str, built: Any, used: Data, expressions: Expressions) -> Loaders:
