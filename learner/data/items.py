@@ -162,12 +162,8 @@ def counts_of(inputs: Any, targets: Any) -> tuple[int, int | None]:
 
 def both_have_time_first(inputs: Any, targets: Any) -> bool:
     """Are there equally many sequences of different lengths, so that only the second dimensions agree?"""
-    first = inputs[0] if type(inputs) is tuple and inputs else inputs
-    if (
-        not (isinstance(first, Tensor) and isinstance(targets, Tensor))
-        or first.is_nested
-        or targets.is_nested
-    ):
+    first: Any = inputs[0] if type(inputs) is tuple and inputs else inputs
+    if not all(isinstance(each, Tensor) and not each.is_nested for each in (first, targets)):
         return False
     are_sequences = min(first.ndim, targets.ndim) >= (3 if targets.is_floating_point() else 2)
     return are_sequences and first.shape[0] != targets.shape[0] and first.shape[1] == targets.shape[1] > 1

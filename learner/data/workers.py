@@ -155,11 +155,8 @@ def pass_the_end(loader: Any) -> None:
     It would do this itself, but with one more draw than a loader that was not restored.
     """
     state = getattr(loader, "next_iter_state", None)
-    if (
-        not isinstance(loader, DataLoader)
-        or not isinstance(state, dict)
-        or not state.get("_iterator_finished")
-    ):
+    has_ended = isinstance(state, dict) and state.get("_iterator_finished")
+    if not has_ended or not isinstance(loader, DataLoader):
         return
     states, own = draws.take(), generator_states(loader)
     ended = loader._get_iterator()  # this consumes the state

@@ -113,13 +113,8 @@ def in_64(extra: bytes, *values: int) -> list[int]:
 
 def check_name(name: bytes) -> None:
     """Refuse a name that would leave a folder."""
-    if (
-        name.startswith(b"/")
-        or b"\\" in name
-        or b":" in name
-        or b".." in name.split(b"/")
-        or b"/" not in name
-    ):
+    parts = name.split(b"/")
+    if len(parts) < 2 or not parts[0] or b".." in parts or b"\\" in name or b":" in name:
         raise bad_zip(f"{name!r} is not a valid name for an entry")
 
 

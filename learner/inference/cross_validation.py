@@ -216,11 +216,8 @@ def as_source(data: Any) -> Tensors | Items:
     """The items to split."""
     if isinstance(data, (tuple, list)) and len(data) == 2:
         return Tensors(as_columns(*data))
-    if (
-        isinstance(data, Data)
-        or is_array(data)
-        or not (hasattr(data, "__len__") and hasattr(data, "__getitem__"))
-    ):
+    has_items = hasattr(data, "__len__") and hasattr(data, "__getitem__")
+    if isinstance(data, Data) or is_array(data) or not has_items:
         raise TypeError(
             f"cross_validate(data=...) is {describe(data)}: pass a pair (inputs, targets) of tensors, or a "
             "data set with __len__ and __getitem__. It is split here, so it must not be in batches yet."

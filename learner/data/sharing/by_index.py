@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import pickle
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from itertools import islice
 from typing import Any
 
 from torch import Tensor
@@ -20,7 +19,7 @@ from learner.data.leaks import checked
 from learner.data.loaders import holds_iterators
 from learner.data.seeded import Part, Seeded
 from learner.data.sharing.shares import Check, Note, Share, Stream
-from learner.data.workers import is_torchs_own
+from learner.data.workers import Rest, is_torchs_own
 
 TORCHS_OWN = "torch.utils.data."  # its samplers draw when they start, not from batch to batch
 END = object()
@@ -117,8 +116,11 @@ class Indices:
         return -(-len(self.sampler) // self.share.group)
 
     def __iter__(self) -> Iterator[Part]:
-        self.last = Parts(self)  # loaders with workers call this twice and use the second
-        return self.last
+        with self.stream():
+            groups = self.share.groups_of(iter(self.sampler))
+        self.rest = Rest(self._placed(groups), self.n_done)  # loaders with workers use the second of two
+        self.notes.clear()
+        return self._parts(self.rest)
 
     def finish(self) -> int:
         """Skip the first steps now, if they are not skipped yet, and none afterwards.
@@ -126,60 +128,37 @@ class Indices:
         Returns:
             The number of skipped steps.
         """
-        last, self.n_done = self.last, 0
-        del self.last
-        return last.skip()
+        rest, self.n_done = self.rest, 0
+        del self.rest
+        rest.begin()
+        return rest.n_skipped
 
+    def _placed(self, groups: Iterator[list[Any]]) -> Iterator[tuple[int, list[list[Any]]]]:
+        """Each group, and the position of its first item in the pass."""
+        samplers = (self.sampler, getattr(self.sampler, "sampler", self.sampler))
+        draws_later = not all(type(each).__module__.startswith(TORCHS_OWN) for each in samplers)
+        position, stream = 0, self.stream
+        while True:
+            with stream():
+                group = next(groups, None)
+            if group is None:
+                return
+            stream = self.stream if draws_later else nullcontext
+            lists = [each if type(each) is list else list(each) for each in group]
+            yield position, lists
+            position += sum(map(len, lists))
 
-class Parts:
-    """An iterator over the indices of a rank's parts."""
-
-    def __init__(self, owner: Indices):
-        self.owner, self.n_done, self.n_skipped, self.position = owner, owner.n_done, 0, 0
-        with owner.stream():
-            self.groups = owner.share.groups_of(iter(owner.sampler))
-        self.has_started = self.has_yielded = False
-        samplers = (owner.sampler, getattr(owner.sampler, "sampler", owner.sampler))
-        self.draws_later = not all(type(each).__module__.startswith(TORCHS_OWN) for each in samplers)
-        owner.notes.clear()
-
-    def skip(self) -> int:
-        """Skip the first groups now, if they are not skipped yet.
-
-        Returns:
-            The number of skipped groups.
-        """
-        n_done, self.n_done = self.n_done, 0
-        for group in islice(iter(self._next_group, None), n_done):
-            self.n_skipped += 1
-            self.position += sum(map(len, group))
-        return self.n_skipped
-
-    def __iter__(self) -> Iterator[Part]:
-        return self
-
-    def __next__(self) -> Part:
-        owner = self.owner
-        if self.n_done:
-            self.skip()
-        while (group := self._next_group()) is not None:
+    def _parts(self, groups: Iterable[tuple[int, list[list[Any]]]]) -> Iterator[Part]:
+        """The rank's part of each group."""
+        for number, (start, group) in enumerate(groups):
+            if number == 0:
+                self.first = group
             sizes = [len(each) for each in group]
-            if not self.has_yielded:
-                owner.first, self.has_yielded = group, True
-            start, self.position = self.position, self.position + sum(sizes)
-            taken = owner.share.of(sizes, in_step=owner.in_step)
-            if taken is None:
-                continue
-            owner.notes.append((taken.n_here, taken.n_everywhere))
-            first = start + sum(sizes[: taken.number]) + taken.start
-            return Part(group[taken.number][taken.start : taken.stop], owner.seed, first)
-        raise StopIteration
-
-    def _next_group(self) -> list[Any] | None:
-        with (self.owner.stream if self.draws_later or not self.has_started else nullcontext)():
-            self.has_started = True
-            group = next(self.groups, None)
-        return group and [each if type(each) is list else list(each) for each in group]
+            taken = self.share.of(sizes, in_step=self.in_step)
+            if taken is not None:
+                self.notes.append((taken.n_here, taken.n_everywhere))
+                first = start + sum(sizes[: taken.number]) + taken.start
+                yield Part(group[taken.number][taken.start : taken.stop], self.seed, first)
 
 
 @contextmanager
