@@ -17,7 +17,7 @@ from learner.recipes.names import Names, signature_of, table
 from learner.recipes.overrides import COMMAND_LINE
 from learner.recipes.recipe_errors import Place, Problem
 from learner.recipes.signatures import Signature
-from learner.recipes.user_code import UnusableName, describe_error, fix_hint
+from learner.recipes.user_code import UnusableName, in_words
 from learner.recipes.yaml_tree import Node
 from learner.scripts import expressions
 
@@ -59,11 +59,9 @@ class Part(expressions.Part):
                 is_rate = name == "lr" and "learning rate" in message
                 if is_rate or f"{name}=" in message or f"{name} " in message:
                     place = node.place
-        shown = describe_error(error, names.code.folder)
-        is_own = isinstance(error, (ValueError, TypeError)) and "\n" not in shown
+        words, hint = in_words(error, names.code.folder)
         listed = f"`learner ls {self.name}` shows its arguments." if self.name in table(self.kind) else ""
-        message = f"{self.name} cannot be built: {message if is_own else shown}"
-        return Problem(place, message, listed if is_own else fix_hint(error))
+        return Problem(place, f"{self.name} cannot be built: {words}", hint or listed)
 
 
 def built(value: Any) -> Any:

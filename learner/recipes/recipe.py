@@ -18,7 +18,7 @@ from learner.recipes.overrides import apply_overrides
 from learner.recipes.parts import Part, shown
 from learner.recipes.recipe_errors import Problem, RecipeError
 from learner.recipes.sections import ADDED_NAMES, Sections
-from learner.recipes.user_code import describe_error, fix_hint, is_within
+from learner.recipes.user_code import in_words, is_within
 from learner.recipes.yaml_tree import Node, dump, read_recipe
 
 
@@ -108,10 +108,7 @@ class Recipe:
 
     def error_at(self, error: BaseException) -> RecipeError:
         """Convert an error of the composed Learner, placed at the callback or key that it is about."""
-        frames = describe_error(error, self.names.code.folder)
-        is_own = isinstance(error, (ValueError, TypeError)) and "\n" not in frames
-        message, hint = (str(error), "") if is_own else (frames, fix_hint(error))
-        return RecipeError.at(self._node_of(error).key_place, message, hint)
+        return RecipeError.at(self._node_of(error).key_place, *in_words(error, self.names.code.folder))
 
     def _node_of(self, error: BaseException) -> Node:
         """The node of the callback whose hook raised the error, or of the key that the message mentions."""

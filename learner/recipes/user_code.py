@@ -203,6 +203,13 @@ def describe_error(error: BaseException, folder: Path) -> str:
     return f"{shown}, line {line}: {type(error).__name__}: {words}\n    {shown}:{line}:  {source}"
 
 
+def in_words(error: BaseException, folder: Path) -> tuple[str, str]:
+    """The message of an error, and how to fix it; the message of a refusal of ours says that itself."""
+    described = describe_error(error, folder)
+    is_refusal = isinstance(error, (ValueError, TypeError)) and "\n" not in described
+    return (str(error), "") if is_refusal else (described, fix_hint(error))
+
+
 def fix_hint(error: BaseException) -> str:
     """Suggest how to fix an error in a user's file."""
     if isinstance(error, ModuleNotFoundError):

@@ -245,12 +245,9 @@ def put_callbacks(learn: FullLearner, callbacks: tuple[Any, ...]) -> None:
     if list(map(id, before)) == list(map(id, callbacks)):
         return
     learn.loop.connect(learn, callbacks)
-    membership.finish(learn, [each for each in before if each not in learn.callbacks])
-    if learn.fitting:
-        there = set(map(id, before))
-        for callback in callbacks:
-            if id(callback) not in there:
-                membership.begin(learn, callback)
+    membership.finish(learn, membership.beside(before, callbacks))
+    for callback in membership.beside(callbacks, before) if learn.fitting else ():
+        membership.begin(learn, callback)
 
 
 USUAL = ("builtins", "collections")  # attributes from these packages hold no generator
