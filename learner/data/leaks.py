@@ -52,9 +52,11 @@ def leak(end: StopIteration, batches: Any) -> RuntimeError | None:
     where = f"{frame.f_code.co_qualname} ({frame.f_code.co_filename}, line {line})"
     if frame.f_code is FROM_WORKER:
         where = f"a worker process of the loader:\n{str(end.value or end).strip()}\n"
+    fetching = fetching_note(frames)
     return RuntimeError(
-        f"StopIteration was raised by {where}{items(frames)}; it would have ended the epoch there. If "
-        "next(iterator) may be exhausted, pass a default, next(iterator, None), or create the iterator again."
+        f"StopIteration was raised by {where}{f', {fetching}' if fetching else ''}; it would have ended the "
+        "epoch there. If next(iterator) may be exhausted, pass a default, next(iterator, None), or create "
+        "the iterator again."
     )
 
 
@@ -70,9 +72,15 @@ def is_leak(frames: list[FrameType], batches: Any) -> bool:
     return False
 
 
-def items(frames: list[FrameType]) -> str:
-    """The items of a data set that were being fetched, if the loader's frames show them."""
-    for frame in frames:
-        if frame.f_code in (MAP, ITERABLE):
-            return f", while fetching the items {frame.f_locals['possibly_batched_index']} of the data set"
-    return ""
+def fetching_note(frames: list[FrameType]) -> str | None:
+    """The indices of the items that were being fetched from a data set, if frames of torch show them."""
+    for frame in reversed(frames):
+        indices = frame.f_locals.get("possibly_batched_index")
+        if indices is not None and module_of(frame).startswith("torch.utils.data."):
+            return f"while fetching the items {indices} of the data set"
+    return None
+
+
+def module_of(frame: FrameType) -> str:
+    """The module whose code a frame runs."""
+    return str(frame.f_globals.get("__name__"))

@@ -11,6 +11,7 @@ import torch
 from callbacks import Callback, Cancel
 from callbacks.core.registry import describe
 from learner.checks.advice import batch_note
+from learner.data.leaks import fetching_note, module_of
 from learner.data.tensors import describe as describe_batch
 from learner.messages.layers import describe_layer
 from learner.messages.missing_attributes import slip_note
@@ -56,7 +57,7 @@ def placed(error: BaseException, learn: FullLearner) -> BaseException:
         slip_note(error, learn),
         describe_layer(frames, learn.model),
         batch_note(error, frames, learn),
-        sample_note(frames, learn),
+        fetching_note(frames),
         memory_note(error, learn),
         worker_note(error, frames),
     ]
@@ -137,20 +138,6 @@ def clock_note(learn: FullLearner) -> str:
     if at.span is not None:
         parts.append(at.span)
     return ", ".join([*parts, f"global step {learn.global_step}"])
-
-
-def sample_note(frames: list[FrameType], learn: FullLearner) -> str | None:
-    """The indices of the items that were being fetched from a map-style data set, if frames show them."""
-    for frame in reversed(frames):
-        indices = frame.f_locals.get("possibly_batched_index")
-        if indices is not None and module_of(frame).startswith("torch.utils.data."):
-            return f"while fetching the items {indices} of the data set"
-    return None
-
-
-def module_of(frame: FrameType) -> str:
-    """The module whose code a frame runs."""
-    return str(frame.f_globals.get("__name__"))
 
 
 def worker_note(error: BaseException, frames: list[FrameType]) -> str | None:

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from callbacks.history.paths import as_path
+from learner.checks.data_checks import n_items_of
 from learner.data.leaks import checked
-from learner.data.loaders import n_batches_of
 from learner.data.tensors import describe
 from learner.inference.gathering import Gathered, file_of, rows_of
 from learner.inference.item_losses import ItemLosses
@@ -191,12 +191,6 @@ def rows_hint(part: Any, n_items: int) -> str:
     if not isinstance(part, Tensor) or not part.ndim or len(part) % n_items or len(part) <= n_items:
         return ""
     return f" (for rows item by item: keep=lambda output: output.unflatten(0, (-1, {len(part) // n_items})))"
-
-
-def n_items_of(loader: Any) -> int | None:
-    """The number of items that a loader goes through, drops included; None if it is not known."""
-    found = getattr(loader, "n_items", None)
-    return found if isinstance(found, int) else n_batches_of(getattr(loader, "sampler", None))
 
 
 def refused(error: JoinError, learn: FullLearner, request: Request) -> ValueError:

@@ -6,6 +6,7 @@ from typing import Any
 
 from callbacks import DevicePlacement
 from callbacks.core.foreign_names import RECIPE_WORDS
+from learner.data.seeds import MAX_SEED
 from learner.engine.composition import DEFAULT_CALLBACKS
 from learner.recipes.names import Names, known, table
 from learner.recipes.overrides import COMMAND_LINE
@@ -29,7 +30,6 @@ KEYS = {
     "defaults": "a list of callbacks to use instead of the default callbacks; [] for none",
 }
 REQUIRED = ("data", "model", "optimizer", "fit")
-MAX_SEED = 2**32 - 1  # NumPy's
 
 INNER_KEYS = {
     "epochs": "fit: {epochs: 10}",

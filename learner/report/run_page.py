@@ -194,18 +194,10 @@ def environment(record: Record) -> str:
         ["trained parameters", f"{facts['n_parameters']:,}" if is_number(facts.get("n_parameters")) else None]
     )
     rows += [[name, facts.get(name)] for name in ("seed", "command")]
-    rows += [[name, value] for name, value in flat(facts.get("environment", {})).items()]
+    rows += facts.get("environment", {}).items()
     return table(
         ["", ""], [[name, Cell(str(value))] for name, value in rows if value is not None], caption="Cost"
     )
-
-
-def flat(facts: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested facts by one name."""
-    found: dict[str, Any] = {}
-    for name, value in facts.items():
-        found |= flat(value, f"{name} ") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
 
 
 def commands(record: Record) -> str:
