@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from callbacks.place.device import map_tensors, tensors_in
+from callbacks.step.mixed_loss import is_rows
 from learner.data.batching import TensorLoader
 from learner.data.items import in_batch
 from learner.data.loaders import n_batches_of
@@ -72,13 +73,8 @@ class Stock:
 def has_rows(batch: Any, n_items: int) -> bool:
     """Does a batch consist of tensors with one row per item?"""
     found: list[bool] = []
-    map_tensors(batch, lambda leaf: found.append(is_of_rows(leaf, n_items)))
+    map_tensors(batch, lambda leaf: found.append(is_rows(leaf, n_items)))
     return bool(found) and all(found) and not has_lists(batch)
-
-
-def is_of_rows(leaf: Any, n_items: int) -> bool:
-    """Is it a tensor with one row per item?"""
-    return isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == n_items
 
 
 def has_lists(batch: Any) -> bool:
