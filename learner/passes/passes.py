@@ -19,7 +19,7 @@ from learner.data.samples import Samples
 from learner.data.sharing import Share, Shared, check_alike, sample_of, sharding_of, unchecked
 from learner.data.tensors import counted
 from learner.messages.problems import report_problems
-from learner.passes import positions, streams
+from learner.passes import positions, streams, worker_copies
 from learner.passes.epoch_numbers import set_epoch
 from learner.passes.own_positions import keeps_passes, past_the_end
 
@@ -154,6 +154,10 @@ class Known:
                 source.begin(0, is_wanted=learn.marks_passes)
             self.mark = positions.mark(loader) if learn.marks_passes else None
             n_done, rest = 0, iter(self.batches_of(learn, loader))
+            known = f"workers of {id(loader)}"
+            if worker_copies.may_be_copies(loader) and learn.ranks is ALONE and known not in learn.reported:
+                learn.reported.add(known)
+                rest = worker_copies.compared(loader, rest, title_of(learn.pass_name))
             if source is not None and source.is_restored:
                 source.is_restored = False
                 rest = past_the_end(loader, rest, partial(self.batches_of, learn, loader))
