@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -162,27 +162,22 @@ class Distributed(Callback):
 
     @contextmanager
     def surround(self, learn: LearnerProtocol, operation: str) -> Iterator[None]:
-        if self._engine is None:
+        group, engine, waits = self._group, self._engine, self._accumulation
+        if group is None or engine is None:
             yield
         elif not learn.training or learn.is_aside:
             yield
-            self._engine.release_weights()
-        elif operation == "forward":
-            with self._forward(learn):
+            engine.release_weights()
+        elif operation == "forward":  # without synchronization if no update follows the batch
+            self._is_synced = waits is None or engine.syncs_each_batch or waits.updates_after(learn)
+            with engine.forward(learn, self._is_synced):
                 yield
         else:
             loss = learn.loss_grad
-            self._before_backward(learn)
+            self._before_backward(learn, group, engine)
             yield
             learn.loss_grad = loss
-            self._after_backward(learn)
-
-    def _forward(self, learn: LearnerProtocol) -> AbstractContextManager[None]:
-        """Prepare the engine for a batch; without synchronization if no update follows it."""
-        engine, waits = self._engine, self._accumulation
-        assert engine is not None
-        self._is_synced = waits is None or engine.syncs_each_batch or waits.updates_after(learn)
-        return engine.forward(learn, self._is_synced)
+            self._after_backward(learn, group, engine)
 
     def before_backward(self, learn: LearnerProtocol) -> None:
         """Weight the loss by this rank's share, so that a share in which nothing counts is 0, and not NaN."""
@@ -197,10 +192,7 @@ class Distributed(Callback):
         if isinstance(self._share, Tensor) or self._share != 1:
             learn.loss_grad = scaled(learn.loss_grad, self._share)
 
-    def _before_backward(self, learn: LearnerProtocol) -> None:
-        group, engine = self._group, self._engine
-        assert group is not None
-        assert engine is not None
+    def _before_backward(self, learn: LearnerProtocol, group: Group, engine: DataParallel | Sharded) -> None:
         if self._accumulation is not None:
             self._is_sum, share = self._accumulation.is_sum, self._accumulation.share_of(learn)
             weight = self._accumulation.weight_with(learn)
@@ -213,10 +205,7 @@ class Distributed(Callback):
         if self._is_synced:
             engine.send(learn, group.message(learn, weight, share))
 
-    def _after_backward(self, learn: LearnerProtocol) -> None:
-        group, engine = self._group, self._engine
-        assert group is not None
-        assert engine is not None
+    def _after_backward(self, learn: LearnerProtocol, group: Group, engine: DataParallel | Sharded) -> None:
         if self._is_synced:
             group.receive(learn, engine.received(), is_sum=self._is_sum)
             if self._accumulation is None:
