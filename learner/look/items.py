@@ -27,6 +27,8 @@ SMALLEST_IMAGE = 6  # pixels of a side; a smaller matrix is a sequence of vector
 MAX_FEATURES = 10  # of a row that is shown as a table
 MAX_NUMBERS = 3  # of a target in a title
 MAX_WORDS = 200  # letters of a text
+TEXT_WIDTH = 90  # letters of a line, if all items are texts
+MIN_PADDING = 3  # equal numbers at the end of an item
 
 
 def draw_items(
@@ -45,6 +47,9 @@ def draw_items(
     table = as_table(inputs) if show is None else None
     if table is not None:
         return draw_table(table, titles)
+    texts = [text_of(item_at(inputs, n)) for n in range(n_items)] if show is None else [None]
+    if None not in texts:
+        return draw_texts(list(map(str, texts)), titles)
     n_columns = min(n_items, N_COLUMNS)
     n_rows = math.ceil(n_items / n_columns)
     axes = new_panels(n_items, 3.0 * n_columns, 2.9 * n_rows, n_columns)
@@ -71,35 +76,68 @@ def drawn_by(show: Show, *arguments: Any) -> None:
 
 def draw_item(ax: Axes, item: Any) -> None:
     """Draw one item by its type: an image, a sequence, or text."""
-    if isinstance(item, Mapping):
-        item = next((each for each in item.values() if isinstance(each, Tensor)), item)
-    if isinstance(item, (tuple, list)) and item and isinstance(item[0], (Tensor, np.ndarray)):
-        item = item[0]
-    if isinstance(item, np.ndarray):
-        item = torch.as_tensor(item)
-    if not isinstance(item, Tensor) or item.is_nested or item.is_complex():
-        return draw_text(ax, item if isinstance(item, str) else describe(item))
-    item = item.detach().cpu()
+    text = text_of(item)
+    if text is not None:
+        return draw_text(ax, text, 30)
+    item = first_part(item).detach().cpu()
     image = as_image(item)
     if image is not None:
         ax.imshow(image.numpy(), cmap="gray", interpolation="nearest")
         ax.set_axis_off()
-    elif item.ndim in (1, 2) and item.is_floating_point() and item.numel() > 1:
+    else:
         rows = item.reshape(len(item), -1).float()
         if item.ndim == 2 and rows.shape[0] < rows.shape[1]:
             rows = rows.T  # (channels, length), as a Conv1d takes it
         for n in range(min(rows.shape[1], 6)):
             ax.plot(rows[:, n].numpy(), **line_style(n))
-    elif item.ndim == 1 and item.numel():
-        draw_text(ax, " ".join(map(str, item.tolist())))
-    else:
-        draw_text(ax, str(item.item()) if item.numel() == 1 else describe(item))
     return None
 
 
-def draw_text(ax: Axes, text: str) -> None:
-    """Draw text in place of a picture."""
-    lines = "\n".join(textwrap.wrap(textwrap.shorten(text, MAX_WORDS, placeholder=" ..."), 30))
+def first_part(item: Any) -> Any:
+    """The first tensor of an item with several parts, or the item."""
+    if isinstance(item, Mapping):
+        item = next((each for each in item.values() if isinstance(each, Tensor)), item)
+    if isinstance(item, (tuple, list)) and item and isinstance(item[0], (Tensor, np.ndarray)):
+        item = item[0]
+    return torch.as_tensor(item) if isinstance(item, np.ndarray) else item
+
+
+def text_of(item: Any) -> str | None:
+    """An item as text: words, whole numbers, or what it is; None for an image or a sequence of numbers."""
+    item = first_part(item)
+    if not isinstance(item, Tensor) or item.is_nested or item.is_complex():
+        return item if isinstance(item, str) else describe(item)
+    if as_image(item) is not None or (item.ndim in (1, 2) and item.is_floating_point() and item.numel() > 1):
+        return None
+    if item.ndim == 1 and item.numel():
+        return without_padding(item.tolist())
+    return str(item.item()) if item.numel() == 1 else describe(item)
+
+
+def without_padding(numbers: list[Any]) -> str:
+    """Whole numbers in a row; equal ones at the end, such as those of padding, are counted."""
+    last = numbers[-1]
+    n_last = next((n for n, each in enumerate(reversed(numbers)) if each != last), len(numbers))
+    if n_last < MIN_PADDING or n_last == len(numbers):
+        return " ".join(map(str, numbers))
+    return f"{' '.join(map(str, numbers[:-n_last]))} ({n_last} x {last})"
+
+
+def draw_texts(texts: Sequence[str], titles: Sequence[str]) -> Figure:
+    """Draw texts below each other, each below its title."""
+    longest = max(len(text) for text in texts) // TEXT_WIDTH
+    n_lines = 2 + longest + max(title.count("\n") for title in titles)
+    axes = new_panels(len(texts), 7.0, 0.22 * (n_lines + 0.5) * len(texts), 1)
+    for ax, text, title in zip(axes, texts, titles, strict=True):
+        ax.set_title(title, fontsize="small", fontweight="bold")
+        draw_text(ax, text, TEXT_WIDTH)
+    figure: Any = axes[0].figure
+    return figure
+
+
+def draw_text(ax: Axes, text: str, width: int) -> None:
+    """Draw text of so many letters per line in place of a picture."""
+    lines = "\n".join(textwrap.wrap(textwrap.shorten(text, MAX_WORDS, placeholder=" ..."), width))
     ax.set_axis_off()
     ax.text(0.5, 0.5, lines, ha="center", va="center", color=INK, fontsize="small", transform=ax.transAxes)
 

@@ -237,3 +237,13 @@ def test_answers_that_cannot_be_compared_are_for_a_function_of_yours():
     seen = []
     learn.show_results(2, show=lambda ax, inputs, target, pred: seen.append(list(pred)))
     assert seen == [["box"], ["box"]]
+
+
+def test_texts_stand_below_each_other_without_the_padding_at_their_ends():
+    tokens = torch.tensor([[4, 7, 7, 0, 0, 0, 0], [5, 1, 2, 3, 8, 0, 0]])
+    model = nn.Sequential(nn.Embedding(9, 2), nn.Flatten(), nn.Linear(14, 3))
+    figure = learner_of(tokens, CLASSES[:2], model).show_batch(2)
+    assert [ax.texts[0].get_text() for ax in figure.axes] == ["4 7 7 (4 x 0)", "5 1 2 3 8 0 0"]
+    first, second = (ax.get_position() for ax in figure.axes)
+    assert first.x0 == second.x0
+    assert figure.get_figheight() < 2
