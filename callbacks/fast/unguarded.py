@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import sys
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping
-from operator import attrgetter, is_
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import starmap
+from operator import attrgetter, call, is_
 from types import FrameType, FunctionType, ModuleType, NoneType
 from typing import Any
 
@@ -55,10 +56,10 @@ class Unguarded:
         """Hold nothing of the learner."""
         self._ordered = []
 
-    def _now(self) -> list[Any]:
-        return [get(name) for get, name in self._lookups]
+    def _now(self) -> Iterator[Any]:
+        return starmap(call, self._lookups)
 
-    def record(self, call: Callable[..., Any], *args: Any) -> Any:
+    def record(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function, and from now on watch the classes whose methods it calls."""
         found: set[type] = set()
 
@@ -72,7 +73,7 @@ class Unguarded:
             raise Unfit("a Python profiler is running, so the calls cannot be observed")
         sys.setprofile(note)
         try:
-            result = call(*args)
+            result = function(*args)
         finally:
             sys.setprofile(None)
         for each in held_by(args[:2]):
@@ -98,7 +99,7 @@ class Unguarded:
             self._sizes.append(len(own))
             self._lookups += [(own.get, name) for name in names]
             self._lookups += [(CODE, own[name]) for name in names if type(own[name]) is FunctionType]
-        self._values = self._now()
+        self._values = [*self._now()]
 
 
 def check_hooks(params: list[Tensor], model: nn.Module) -> None:
