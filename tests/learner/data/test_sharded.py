@@ -164,5 +164,5 @@ def test_a_stream_that_has_not_found_its_rank_is_refused_with_the_reason():
     assert "call torch.distributed.init_process_group() before that" in str(problems(found)[0])
 
 
-def test_the_numbers_of_worker_processes_are_no_ranks():
+def test_the_numbers_of_worker_processes_are_not_taken_for_ranks():
     assert sharding_of(DataLoader(Streamed(_WorkerEnv()), 2)) is None
