@@ -33,7 +33,7 @@ def batch_note(error: BaseException, frames: list[FrameType], learn: FullLearner
     if "compute_loss" in learn.loop.place.operations and learn.loss_func is not None:
         return loss_note(error, learn)
     if "backward" in learn.loop.place.operations:
-        return " ".join(dtype_hints(learn)) or None
+        return " ".join(dtype_hints(error, learn)) or None
     last = frames[-1]
     if last.f_code.co_name == "_forward_unimplemented" and last.f_locals.get("self") is learn.model:
         return forward_note(learn.model)
@@ -70,7 +70,7 @@ def loss_note(error: BaseException, learn: FullLearner) -> str:
             "inputs pass Data(..., n_inputs=2), for any other form Data(..., split=function), where the "
             "function returns (inputs, targets)."
         )
-    hints = [*dtype_hints(learn), *class_hints(error, learn), *shape_hints(learn)]
+    hints = [*dtype_hints(error, learn), *class_hints(error, learn), *shape_hints(learn)]
     return f"{given}. {' '.join(hints)}".strip()
 
 
@@ -83,7 +83,7 @@ def shape_hints(learn: FullLearner) -> Iterator[str]:
         yield reshape_hint(tuple(preds.shape), tuple(targets.shape))
 
 
-def dtype_hints(learn: FullLearner) -> Iterator[str]:
+def dtype_hints(error: BaseException, learn: FullLearner) -> Iterator[str]:
     """How to make the devices or the dtypes of predictions and targets equal."""
     preds, targets = learn.preds, learn.targets
     if not isinstance(preds, Tensor) or not isinstance(targets, Tensor):
@@ -92,8 +92,11 @@ def dtype_hints(learn: FullLearner) -> Iterator[str]:
         devices = f"preds are on {preds.device}, targets on {targets.device}"
         yield f"The {devices}: the callback DevicePlacement moves both."
     are_classes = targets.dtype == torch.int64 and torch_loss(learn.loss_func) in CLASSES
-    if preds.is_floating_point() and targets.dtype != preds.dtype and not are_classes:
+    takes_classes = "Long" in str(error) and targets.dtype != torch.int64
+    differ = preds.is_floating_point() and targets.dtype != preds.dtype and not are_classes
+    if differ or takes_classes:
         write = "targets.float()" if preds.dtype == torch.float32 else f"targets.to({preds.dtype})"
+        write = "targets.long()" if takes_classes else write
         yield f"Targets are {short(targets.dtype)}, preds {short(preds.dtype)}: write {write}."
 
 

@@ -95,6 +95,18 @@ def test_a_class_without_an_output_of_the_model_is_reported():
     assert "The targets range from 0 to 3, but preds have 3 classes" in notes(caught.value)
 
 
+@pytest.mark.parametrize(
+    "loss_func", [F.cross_entropy, lambda preds, targets: F.nll_loss(preds.log_softmax(1), targets)]
+)
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.float32])
+def test_targets_that_a_loss_of_classes_refuses_in_validation_are_reported_with_the_cast(loss_func, dtype):
+    batches = [(torch.randn(4, 2), torch.ones(4).to(dtype))]
+    learn = learner_of(Data(batches, batches), model=nn.Linear(2, 3), loss_func=loss_func)
+    with pytest.raises(RuntimeError) as caught:
+        learn.validate()
+    assert "write targets.long()" in notes(caught.value)
+
+
 def test_targets_of_another_dtype_in_the_users_loss_are_reported():
     def loss_func(preds, targets):
         return F.binary_cross_entropy(preds.sigmoid(), targets)
