@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 
-from callbacks import DeviceStats, EarlyStopping, GradientNorms, LRMonitor, Throughput, on
+from callbacks import DeviceStats, EarlyStopping, GradientNorms, LearnerWarning, LRMonitor, Throughput, on
 from learner import Data, Learner
 
 
@@ -106,6 +106,7 @@ def test_a_norm_that_is_nan_is_not_hidden(make_learner):
         if learn.batch_idx == 1:
             learn.model.weight.grad.fill_(torch.nan)
 
-    row = make_learner(callbacks=[GradientNorms(), spoil]).fit(1)[0]
+    with pytest.warns(LearnerWarning, match="train_loss is NaN because of 1 of 3 batches"):
+        row = make_learner(callbacks=[GradientNorms(), spoil]).fit(1)[0]
     assert row["grad_norm"] != row["grad_norm"]
     assert row["grad_norm_max"] != row["grad_norm_max"]
