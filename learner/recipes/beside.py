@@ -6,6 +6,7 @@ If the folder were on `sys.path`, a library that tries `import triton` would run
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,14 +16,21 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
+OURS = {"__main__", "callbacks", "learner"}
 IMPORTERS = (importlib.__file__, "<frozen ")  # code that runs imports for its callers
 
 
 class Beside(MetaPathFinder):
-    """Finds modules in a folder, for the files that were added and for the files that these import."""
+    """Finds modules in a folder, for the files that were added and for the files that these import.
+
+    Attributes:
+        folder: the folder.
+        modules: those of the folder whose names modules of another recipe's folder have in `sys.modules`.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.modules: dict[str, ModuleType] = {}
         self._own: set[str] = set()  # files, and package folders, that may import from here
 
     def add(self, file: Path) -> None:
@@ -52,13 +60,43 @@ class Beside(MetaPathFinder):
             yield
             return
         for_workers = ForWorkers(self.folder)
+        names = self._taken_names()
         sys.meta_path.append(self)
         sys.path.append(for_workers)
+        others = exchange(names, self.modules)
         try:
             yield
         finally:
+            self.modules = exchange(names, others)
             sys.meta_path.remove(self)
             sys.path[:] = [each for each in sys.path if each is not for_workers]
+
+    def _taken_names(self) -> set[str]:
+        """The names of modules in the folder that modules of another recipe's folder have."""
+        with os.scandir(self.folder) as entries:
+            there = {each.name.removesuffix(".py") for each in entries}
+        taken = there & sys.modules.keys() - OURS
+        places = {name: place_of(sys.modules[name]) for name in taken}
+        foreign = {
+            name
+            for name, place in places.items()
+            if place and not Path(place).resolve().is_relative_to(self.folder)
+        }
+        return {name for name in foreign if PathFinder.find_spec(name) is None}  # others are installed
+
+
+def place_of(module: ModuleType) -> str | None:
+    """The file of a module, or the folder of a package without a file."""
+    return getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
+
+
+def exchange(names: set[str], modules: dict[str, ModuleType]) -> dict[str, ModuleType]:
+    """Replace the modules of these names, and their submodules, in `sys.modules`; returns the former ones."""
+    former = {name: each for name, each in sys.modules.items() if name.partition(".")[0] in names}
+    for name in former:
+        del sys.modules[name]
+    sys.modules.update({name: each for name, each in modules.items() if name.partition(".")[0] in names})
+    return former
 
 
 class ForWorkers(str):

@@ -73,7 +73,8 @@ class UserCode:
             return False
         if not (isinstance(found, type) or inspect.isroutine(found)) or found.__module__ == module.__name__:
             return True
-        source = getattr(sys.modules.get(str(found.__module__)), "__file__", None)
+        name = str(found.__module__)
+        source = getattr(self.beside.modules.get(name) or sys.modules.get(name), "__file__", None)
         return source is not None and Path(source).resolve() in self.sources()
 
     def _path(self, file: str) -> Path:
@@ -98,6 +99,8 @@ class UserCode:
         before = sys.modules.get(module.__name__)
         sys.modules[module.__name__] = module
         self.beside.add(path)
+        if module.__name__ != path.stem and path.parent == self.folder:
+            self.beside.modules[path.stem] = module  # another recipe's module has the name
         try:
             with self.importable():
                 exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module.__dict__)
@@ -165,7 +168,8 @@ class UserCode:
         """The Python files in the recipe's folder that were run, including those that were imported."""
         if not self.files:
             return []
-        return sorted(set(self.files) | imported_from(self.folder))
+        hidden = {Path(each.__file__) for each in self.beside.modules.values() if each.__file__}
+        return sorted(set(self.files) | imported_from(self.folder) | hidden)
 
 
 def is_within(module: str, package: str) -> bool:

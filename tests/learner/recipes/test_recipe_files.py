@@ -74,6 +74,26 @@ def test_paths_with_spaces_and_letters_of_all_languages_work(write, tmp_path):
     assert load_recipe(folder / "recipe.yaml").build().model.n_hidden == 4
 
 
+def test_two_recipes_in_one_process_import_their_own_files_of_the_same_names(write, tmp_path):
+    first, recipes = write().parent, []
+    for name, width in (("a", 3), ("b", 7)):
+        folder = tmp_path / name
+        (folder / "parts").mkdir(parents=True)
+        (folder / "recipe.yaml").write_text((first / "recipe.yaml").read_text())
+        (folder / "helper.py").write_text("WIDTH = 5\n")
+        (folder / "parts" / "sizes.py").write_text(f"WIDTH = {width}\n")
+        code = (first / "models.py").read_text()
+        (folder / "models.py").write_text(f"from parts.sizes import WIDTH as width\n{code}")
+        recipes.append(load_recipe(folder / "recipe.yaml"))
+    widths = []
+    for recipe in (*recipes, recipes[0]):
+        module = sys.modules[type(recipe.build().model).__module__]
+        widths.append(module.width)
+    assert widths == [3, 7, 3]
+    names = [each.relative_to(tmp_path / "b").as_posix() for each in recipes[1].names.code.sources()]
+    assert names == ["helper.py", "models.py", "parts/sizes.py"]
+
+
 def test_a_relative_path_is_resolved_once(write, monkeypatch, tmp_path_factory):
     monkeypatch.chdir(write().parent)
     recipe = load_recipe("recipe.yaml")
