@@ -74,7 +74,8 @@ def export(
         call = call_of(learn, example, checked_dimensions(dynamic) if is_program else ())
         if is_program:
             call.check_for_program()
-        outputs = {call.n_items: predicted(learn, call.inputs)}
+        with noted_as_made_up(learn, example):
+            outputs = {call.n_items: predicted(learn, call.inputs)}
         is_random = not same_numbers(outputs[call.n_items], predicted(learn, call.inputs))
         outputs |= others(learn, call)
         with programs.plain_model(learn.model, call) as model, temporary(path) as file:
@@ -132,6 +133,20 @@ def call_of(learn: FullLearner, example: Any, dynamic: tuple[int, ...] | None) -
         raise ValueError("export: the batch to check the file with has no items: pass example=inputs.")
     call = Call(to_cpu(inputs), n_items, dynamic)
     return call.resized(MOST_ITEMS) if call.varies and n_items > MOST_ITEMS else call
+
+
+@contextmanager
+def noted_as_made_up(learn: FullLearner, example: Any) -> Iterator[None]:
+    """Add to an error of the model that its inputs were made up."""
+    try:
+        yield
+    except Exception as error:
+        if example is None and first_batch(learn.data) is None:
+            error.add_note(
+                "export: there is no batch of data, so the inputs have random numbers, or zeros if they are "
+                "whole numbers. If the model cannot take these: pass example=inputs."
+            )
+        raise
 
 
 def made_up(samples: Samples) -> Any:

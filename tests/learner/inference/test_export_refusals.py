@@ -171,3 +171,21 @@ def test_a_full_disk_is_an_error_of_the_file_and_leaves_the_former_one(tmp_path,
         make(nn.Linear(30, 2), torch.rand(5, 30)).export(path)
     assert path.read_bytes() == b"kept"
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_model_that_cannot_take_made_up_inputs_asks_for_an_example(tmp_path):
+    class Divides(nn.Module):
+        def forward(self, n):
+            if (n == 0).any():
+                raise RuntimeError("a length is 0")
+            return 1 / n
+
+    lengths = torch.arange(1, 6)
+    learn = make(Divides(), lengths)
+    learn.predict(lengths)
+    learn.save(tmp_path / "model.pt")
+    other = Learner(Divides(), Data([]), F.mse_loss, defaults=())
+    other.load(tmp_path / "model.pt", only="model")
+    with pytest.raises(RuntimeError, match="a length is 0") as caught:
+        other.export(tmp_path / "model.pt2")
+    assert any("pass example=inputs" in note for note in caught.value.__notes__)
