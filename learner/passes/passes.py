@@ -153,11 +153,7 @@ class Known:
             if source is not None:
                 source.begin(0, is_wanted=learn.marks_passes)
             self.mark = positions.mark(loader) if learn.marks_passes else None
-            n_done, rest = 0, iter(self.batches_of(learn, loader))
-            known = f"workers of {id(loader)}"
-            if worker_copies.may_be_copies(loader) and learn.ranks is ALONE and known not in learn.reported:
-                learn.reported.add(known)
-                rest = worker_copies.compared(loader, rest, title_of(learn.pass_name))
+            n_done, rest = 0, compared_workers(learn, loader, iter(self.batches_of(learn, loader)))
             if source is not None and source.is_restored:
                 source.is_restored = False
                 rest = past_the_end(loader, rest, partial(self.batches_of, learn, loader))
@@ -263,6 +259,15 @@ def cannot_be_rewound(name: str, loader: Any) -> Exception:
         "has yielded more than when the checkpoint was saved: it cannot be rewound, so the "
         "batches will differ. Create the data again, or start the script again."
     )
+
+
+def compared_workers(learn: Any, loader: Any, batches: Iterator[Any]) -> Iterator[Any]:
+    """The batches; in the first pass over an iterable data set, its workers are compared."""
+    known = f"workers of {id(loader)}"
+    if learn.ranks is not ALONE or not worker_copies.may_be_copies(loader) or known in learn.reported:
+        return batches
+    learn.reported.add(known)
+    return worker_copies.compared(loader, batches, title_of(learn.pass_name))
 
 
 def watched(learn: LearnerProtocol, source: Source, batches: Iterator[Any]) -> Iterator[Any]:
