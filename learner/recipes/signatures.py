@@ -152,9 +152,11 @@ def is_numbers(value: Any) -> bool:
 
 def words_for(hint: Any) -> list[str]:
     """Describe in words what a type accepts."""
-    found = []
-    for option in members(hint):
+    found, options = [], list(members(hint))
+    for option in options:
         base = typing.get_origin(option) or option
+        if base is Tensor and float in options:  # torch's rates; in a recipe one is a number
+            continue
         if base is Literal:
             found.append(" or ".join(map(str, typing.get_args(option))))
         elif base in WORDS:
