@@ -53,9 +53,9 @@ class Best:
         self.direction = self.mode or known
         if self.direction is None:
             raise ValueError(
-                f"{self.owner}(monitor={self.monitor!r}): it is not known which direction is better. Write "
-                f"{self.owner}(..., mode='min') or mode='max', or give the metric the attribute "
-                f"higher_is_better."
+                f"{place_of(self.monitor, self.owner)}: it is not known which direction is better. Write "
+                f"{self.owner}(..., mode='min') or mode='max', or, for all callbacks, give the metric the "
+                "attribute higher_is_better, such as my_metric.higher_is_better = False below the function."
             )
         if known not in (None, self.direction):
             warn(
@@ -93,6 +93,16 @@ class Best:
         return gain > self.min_delta
 
 
+def argument_of(owner: str) -> str:
+    """The argument that names the result."""
+    return "best" if owner == "Checkpoint" else "monitor"
+
+
+def place_of(monitor: str, owner: str) -> str:
+    """The argument with its value, as the user wrote it."""
+    return f"{owner}({argument_of(owner)}={monitor!r})"
+
+
 def check_measured(monitor: str, learn: LearnerProtocol, owner: str) -> None:
     """Raise an error for a name that no result will have.
 
@@ -102,8 +112,7 @@ def check_measured(monitor: str, learn: LearnerProtocol, owner: str) -> None:
     names = list(learn.measured)
     if monitor in names:
         return
-    argument = "best" if owner == "Checkpoint" else "monitor"
-    place = f"{owner}({argument}={monitor!r})"
+    place = place_of(monitor, owner)
     if not names:
         raise ValueError(
             f"{place}: nothing is measured. Add the callback that measures: callbacks=[Metrics()]."
@@ -113,7 +122,7 @@ def check_measured(monitor: str, learn: LearnerProtocol, owner: str) -> None:
         found = other if other in names else "train_loss"
         raise ValueError(
             f"{place}: there is no validation data. Pass some, with Data(train, valid), or monitor the "
-            f"training data with {argument}={found!r}."
+            f"training data with {argument_of(owner)}={found!r}."
         )
     close = get_close_matches(monitor, names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""

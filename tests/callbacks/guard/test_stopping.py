@@ -5,7 +5,7 @@ import math
 import pytest
 from ground.scripted_results import BATCH, CountedWeights, Says, epochs_run, make
 
-from callbacks import Callback, CancelFit, Metrics, Order, Recorder
+from callbacks import Callback, CancelFit, Checkpoint, Metrics, Order, Recorder
 from callbacks.guard.stopping import EarlyStopping
 from callbacks.results.best import Best
 
@@ -185,3 +185,21 @@ def test_best_returns_better_worse_and_nothing():
         returned.append(best.update(learn))
     assert returned == [True, None, False, True]
     assert (best.value, best.epoch) == (2, 3)
+
+
+def test_a_metric_without_a_direction_is_refused_with_the_argument_that_names_it(make_learner, tmp_path):
+    def mine(preds, targets):
+        return (preds - targets).abs().mean()
+
+    saving = Checkpoint(tmp_path, best="valid_mine")
+    for callback, place in (
+        (saving, "Checkpoint(best='valid_mine')"),
+        (EarlyStopping("valid_mine"), "(monitor="),
+    ):
+        learn = make_learner(callbacks=[callback], metrics=[mine])
+        with pytest.raises(ValueError, match="not known which direction is better") as caught:
+            learn.fit(1)
+        assert place in str(caught.value)
+        assert "my_metric.higher_is_better = False" in str(caught.value)
+    mine.higher_is_better = False
+    make_learner(callbacks=[Checkpoint(tmp_path / "run", best="valid_mine")], metrics=[mine]).fit(1)
