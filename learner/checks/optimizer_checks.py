@@ -56,16 +56,14 @@ def owner_problems(
 
 def unsaved_problems(learn: FullLearner) -> Iterator[Exception]:
     """Report an optimizer that a callback holds or its functions use, and that is not saved."""
-    own = set(map(id, (learn.optimizer, *members_of(learn.optimizer))))
-    holders = [vars(each) for each in learn.callbacks]
-    held_elsewhere = {
-        id(each) for holder in [*holders, dict(declared(learn))] for each in optimizers_in(holder.values())
-    }
+    declared_ones = optimizers_in(dict(declared(learn)).values())
+    saved = set(map(id, (learn.optimizer, *members_of(learn.optimizer), *declared_ones)))
+    held_elsewhere = {id(each) for holder in learn.callbacks for each in optimizers_in(vars(holder).values())}
     for callback in learn.callbacks:
         held = [
             name
             for name, value in vars(callback).items()
-            if any(id(each) not in own for each in optimizers_in([value]))
+            if any(id(each) not in saved for each in optimizers_in([value]))
         ]
         if held and not callback.state_dict():
             title = type(callback).__name__
@@ -74,7 +72,7 @@ def unsaved_problems(learn: FullLearner) -> Iterator[Exception]:
                 f"run gives other results: write state = ({held[0]!r},) in the class {title}."
             )
         for each in optimizers_in(used_by(callback)):
-            if id(each) not in own | held_elsewhere:
+            if id(each) not in saved | held_elsewhere:
                 yield LearnerWarning(
                     f"the callback {callback.name!r} uses {title_of(each)}, an optimizer whose state is not "
                     "saved in checkpoints, so a resumed run gives other results: make it an attribute of a "
