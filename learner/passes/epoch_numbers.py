@@ -8,6 +8,7 @@ from torch import Tensor
 
 from learner.data.generators import takers
 from learner.data.loaders import is_sequence
+from learner.passes.own_positions import keeps_passes
 
 
 def set_epoch(root: Any, number: int, done: dict[int, Any], *, is_late: bool = True) -> None:
@@ -34,8 +35,13 @@ def needs_no_number(loader: Any) -> bool:
 
 
 def out_of_reach(loader: Any) -> list[Any]:
-    """The data sets whose `set_epoch` has no effect on their copies in persistent workers."""
+    """The data sets whose `set_epoch` has no effect on their copies in persistent workers.
+
+    Loaders whose state holds the number of the epoch, such as those of litdata, count it in the workers too.
+    """
     if not getattr(loader, "num_workers", 0) or not getattr(loader, "persistent_workers", False):
+        return []
+    if keeps_passes(loader):
         return []
     return [part for part in takers(getattr(loader, "dataset", None)) if not shares_memory(part)]
 

@@ -51,8 +51,7 @@ def rest_of(loader: Any, batches: Iterable[Any], state: Any) -> Iterator[Any]:
     load(loader, state)
     if is_over(loader, state):
         return iter(())
-    if isinstance(loader, DataLoader) and inspect.isgeneratorfunction(type(loader).__iter__):
-        draw_nothing_at_start(loader)
+    draw_nothing_at_start(loader)
     with without_restart(loader):
         return iter(batches)
 
@@ -72,10 +71,12 @@ def is_over(loader: Any, state: Any) -> bool:
 
 
 def draw_nothing_at_start(loader: Any) -> None:
-    """Undo the draw of a seed when the workers of the next pass start.
+    """Undo the draw of a seed when the workers of the next pass start, if `__iter__` is a generator.
 
-    If `__iter__` is a generator, this happens at the first batch, after all random states were restored.
+    They then start at the first batch, after all random states were restored.
     """
+    if not isinstance(loader, DataLoader) or not inspect.isgeneratorfunction(type(loader).__iter__):
+        return
     create = loader._get_iterator
 
     def created() -> Any:

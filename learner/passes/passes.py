@@ -21,7 +21,7 @@ from learner.data.tensors import counted
 from learner.messages.problems import report_problems
 from learner.passes import positions, streams, worker_copies
 from learner.passes.epoch_numbers import set_epoch
-from learner.passes.own_positions import keeps_passes, past_the_end
+from learner.passes.own_positions import draw_nothing_at_start, keeps_passes, past_the_end
 
 
 def title_of(name: str) -> str:
@@ -153,12 +153,21 @@ class Known:
             if source is not None:
                 source.begin(0, is_wanted=learn.marks_passes)
             self.mark = positions.mark(loader) if learn.marks_passes else None
-            n_done, rest = 0, compared_workers(learn, loader, iter(self.batches_of(learn, loader)))
-            if source is not None and source.is_restored:
-                source.is_restored = False
-                rest = past_the_end(loader, rest, partial(self.batches_of, learn, loader))
+            n_done, rest = 0, self.new_pass(learn, loader, source)
         # no second `iter`: the `__iter__` of an iterator may start the pass again
         return n_done, rest if source is None else watched(learn, source, rest)
+
+    def new_pass(self, learn: LearnerProtocol, loader: Any, source: Source | None) -> Iterator[Any]:
+        """The batches of a pass from its start."""
+        batches = partial(self.batches_of, learn, loader)
+        is_restored = source is not None and source.is_restored
+        if is_restored and source.given is not None and getattr(loader, "persistent_workers", False):
+            draw_nothing_at_start(loader)  # an earlier pass has drawn the seed of the workers
+        rest = compared_workers(learn, loader, iter(batches()))
+        if not is_restored:
+            return rest
+        source.is_restored = False
+        return past_the_end(loader, rest, batches)
 
     def without_passes(self) -> Known:
         """The knowledge before any pass, for a sandbox."""

@@ -24,6 +24,7 @@ from learner.data.seeded import Seeded
 from learner.data.sharing import Share, Shared, by_index, sharding_of
 from learner.data.tensors import counted, describe
 from learner.passes import own_positions
+from learner.passes.clock_seeds import seeded_by_the_clock
 from learner.passes.own_positions import has_own_position
 
 WORKERS = "<workers>"  # a key next to the paths of generators; no path has this name
@@ -158,6 +159,9 @@ def limits(loader: Any, ranks: Any = ALONE) -> str | None:
     found: list[str] = []
     if ranks is not ALONE and not ranks.sharded and by_index.is_possible(loader):
         return None
+    clock = seeded_by_the_clock(loader)
+    if clock is not None:
+        return clock
     if isinstance(loader, DataLoader) and loader.num_workers and not has_own_position(loader):
         if not loader.in_order:
             found.append(
@@ -176,10 +180,12 @@ def limits(loader: Any, ranks: Any = ALONE) -> str | None:
         seeded = isinstance(getattr(loader, "dataset", None), Seeded)
         persistent = getattr(loader, "persistent_workers", False)
         if getattr(loader, "num_workers", 0) and (persistent or not seeded):
+            is_stream = isinstance(getattr(loader, "dataset", None), IterableDataset)
+            wrap = "Wrap the data set, Seeded(dataset), and leave persistent_workers=True out."
             found.append(
                 f"A {type(loader).__name__} does not save the random states of its workers, so the random "
-                "numbers of its data set will differ. Wrap the data set, Seeded(dataset), and leave "
-                "persistent_workers=True out."
+                "numbers of its data set will differ, if it draws any. "
+                + ("Draw them in a callback, in before_batch, or with num_workers=0." if is_stream else wrap)
             )
     elif not (isinstance(loader, TensorLoader) or is_sequence(loader) or can_skip(loader)):
         found.append(

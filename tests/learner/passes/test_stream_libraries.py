@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from functools import partial
 
 import pytest
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sequent
 
 from callbacks import Callback, Checkpoint
 from learner import Data, Learner
+from learner.passes import positions
 
 N_ITEMS, BATCH_SIZE, N_EPOCHS = 11, 3, 3  # so 4 batches
 # The last checkpoint before each of these steps: in the middle, before the last batch, at the end of a pass.
@@ -110,11 +112,15 @@ class Shuffled(IterableDataset):
     """A stream in an order of its own for each epoch, which starts at a position."""
 
     def __init__(self):
-        self.number, self.start, self.n_read = 0, 0, 0
+        self.order, self.n_read = (
+            torch.zeros(2, dtype=torch.int64),
+            0,
+        )  # the number of the epoch, and the start
 
     def __iter__(self):
-        items = torch.randperm(N_ITEMS, generator=torch.Generator().manual_seed(self.number)).tolist()
-        for item in items[self.start :]:
+        number, start = self.order.tolist()
+        items = torch.randperm(N_ITEMS, generator=torch.Generator().manual_seed(number)).tolist()
+        for item in items[start:]:
             self.n_read += 1
             yield item
 
@@ -131,7 +137,7 @@ class Restarting(DataLoader):
     def __iter__(self):
         if not self.restore:
             self.n_done, self.number = 0, self.number + 1
-        self.dataset.number, self.dataset.start = self.number, self.n_done * BATCH_SIZE
+        self.dataset.order[:] = torch.tensor([self.number, self.n_done * BATCH_SIZE])
         for batch in super().__iter__():
             self.n_done += 1
             yield batch
@@ -155,7 +161,7 @@ class Ending(Restarting):
         if not self.is_loaded:
             self.n_done, self.number = 0, self.number + 1
         self.is_loaded = False
-        self.dataset.number, self.dataset.start = self.number, self.n_done * BATCH_SIZE
+        self.dataset.order[:] = torch.tensor([self.number, self.n_done * BATCH_SIZE])
         for batch in DataLoader.__iter__(self):
             self.n_done += 1
             yield batch
@@ -165,7 +171,17 @@ class Ending(Restarting):
         self.is_loaded = True
 
 
-@pytest.mark.parametrize("make", [Restarting, Ending])
+class Persistent(Restarting):
+    """A worker that is kept draws its seed in the first epoch alone."""
+
+    def __init__(self):
+        DataLoader.__init__(
+            self, Shuffled(), BATCH_SIZE, collate_fn=pair, num_workers=1, persistent_workers=True
+        )
+        self.dataset.order = torch.zeros(2, dtype=torch.int64).share_memory_()
+
+
+@pytest.mark.parametrize("make", [Restarting, Ending, Persistent])
 def test_a_loader_that_starts_its_workers_at_the_first_batch_resumes_with_the_same_bits(make, tmp_path):
     assert_once(assert_resumes(make, tmp_path))
 
@@ -230,3 +246,52 @@ def test_mosaic_streaming_resumes_by_its_state(n_workers, mosaic_folder, tmp_pat
         return streaming.StreamingDataLoader(dataset, batch_size=BATCH_SIZE, **options)
 
     assert_once(assert_resumes(make, tmp_path, CUTS if n_workers == 0 else (3, 5)))
+
+
+# webdataset
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    webdataset = pytest.importorskip("webdataset")
+    folder = tmp_path_factory.mktemp("webdataset")
+    with webdataset.ShardWriter(f"{folder}/%04d.tar", maxcount=3, verbose=0) as writer:
+        for item in range(N_ITEMS):
+            writer.write({"__key__": f"{item:04}", "cls": item})
+    return sorted(map(str, folder.glob("*.tar")))
+
+
+def web_loader(shards, *stages, n_workers=0):
+    """Shuffled shards, and batches that are shuffled again in the main process."""
+    webdataset = pytest.importorskip("webdataset")
+    dataset = webdataset.WebDataset(shards, shardshuffle=100, seed=3).decode().to_tuple("cls")
+    loader = webdataset.WebLoader(dataset.batched(2), batch_size=None, num_workers=n_workers)
+    return loader.unbatched().compose(*stages).batched(BATCH_SIZE).map(pair_of_columns)
+
+
+def pair_of_columns(batch):
+    return pair(batch[0].tolist())
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_webdataset_resumes_by_reading_again_up_to_the_position(n_workers, shards, tmp_path):
+    webdataset = pytest.importorskip("webdataset")
+
+    def make():
+        return web_loader(shards, webdataset.shuffle(20, rng=random.Random(0)), n_workers=n_workers)
+
+    seen = assert_resumes(make, tmp_path, CUTS if n_workers == 0 else (3,))
+    assert_once(seen)
+    epochs = [[items for at, items in seen.values() if at == epoch] for epoch in range(N_EPOCHS)]
+    assert epochs[0] != epochs[1]
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_a_shuffle_that_is_seeded_by_the_clock_is_reported(n_workers, shards):
+    webdataset = pytest.importorskip("webdataset")
+    clock = web_loader(shards, webdataset.shuffle(20), n_workers=n_workers)
+    assert "Pass a generator, .shuffle(1000, rng=random.Random(0))" in positions.limits(clock)
+    seeded = web_loader(shards, webdataset.shuffle(20, seed=1), n_workers=n_workers)
+    assert "clock" not in positions.limits(seeded)
+    again = webdataset.WebDataset(shards, resampled=True, shardshuffle=False)
+    assert "deterministic=True" in positions.limits(DataLoader(again, 3, num_workers=n_workers))
