@@ -160,13 +160,13 @@ class Known:
     def new_pass(self, learn: LearnerProtocol, loader: Any, source: Source | None) -> Iterator[Any]:
         """The batches of a pass from its start."""
         batches = partial(self.batches_of, learn, loader)
-        is_restored = source is not None and source.is_restored
-        if is_restored and source.given is not None and getattr(loader, "persistent_workers", False):
+        restored = source if source is not None and source.is_restored else None
+        if restored and restored.given is not None and getattr(loader, "persistent_workers", False):
             draw_nothing_at_start(loader)  # an earlier pass has drawn the seed of the workers
         rest = compared_workers(learn, loader, iter(batches()))
-        if not is_restored:
+        if restored is None:
             return rest
-        source.is_restored = False
+        restored.is_restored = False
         return past_the_end(loader, rest, batches)
 
     def without_passes(self) -> Known:
@@ -258,16 +258,7 @@ class Known:
                     f"the {name} data may continue over epochs: {n_fetched} batches were fetched again"
                 )
             elif n_fetched is None and source.continues:
-                report_problems([cannot_be_rewound(name, loader)])
-
-
-def cannot_be_rewound(name: str, loader: Any) -> Exception:
-    """The warning for data that has passed the position of a checkpoint."""
-    return LearnerWarning(
-        f"the {name} data, {describe_loader(loader)}, continues from epoch to epoch, and "
-        "has yielded more than when the checkpoint was saved: it cannot be rewound, so the "
-        "batches will differ. Create the data again, or start the script again."
-    )
+                report_problems([streams.cannot_be_rewound(name, loader)])
 
 
 def compared_workers(learn: Any, loader: Any, batches: Iterator[Any]) -> Iterator[Any]:

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from callbacks.core.contract import LearnerWarning
 from learner.data import workers
 from learner.data.generators import PASSED_OVER, walk
-from learner.data.loaders import holds_iterators, is_open
+from learner.data.loaders import describe_loader, holds_iterators, is_open
 
 SCALARS = (bool, int, float, str, type(None))
 MOST = 100_000  # a larger array is data, and is not compared
@@ -207,4 +208,13 @@ def depends_on_the_last(first: dict[str, Any], second: dict[str, Any]) -> bool:
         return True
     return any(
         value is second[name] if is_open(value) else value != second[name] for name, value in first.items()
+    )
+
+
+def cannot_be_rewound(name: str, loader: Any) -> Exception:
+    """The warning for data that has passed the position of a checkpoint."""
+    return LearnerWarning(
+        f"the {name} data, {describe_loader(loader)}, continues from epoch to epoch, and "
+        "has yielded more than when the checkpoint was saved: it cannot be rewound, so the "
+        "batches will differ. Create the data again, or start the script again."
     )
