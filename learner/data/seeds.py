@@ -38,6 +38,6 @@ def seed_everything(seed: int) -> int:
 
 def checked_seed(title: str, seed: Any) -> int:
     """Return a seed for all generators; `title` is the call, for the message."""
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed <= MAX_SEED:
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) <= MAX_SEED:
         raise ValueError(f"{title}: pass a whole number from 0 to {MAX_SEED}.")
     return int(seed)  # it may be an integer of NumPy

@@ -120,10 +120,10 @@ class Word:
             self.path = self._full(known)
         if self.setting is None:
             return
-        ends: list[Any] = [self.setting.low, self.setting.high]
+        low, high = self.setting.low, self.setting.high
         if not self.setting.choices and known.get(self.path):
-            ends = list(map(float, ends))
-        self.setting = Setting(self.path, *ends, self.setting.choices)
+            low, high = float(low), float(high)
+        self.setting = Setting(self.path, low, high, self.setting.choices)
 
     def _full(self, known: Iterable[str]) -> str:
         found = [each for each in known if each.rpartition(".")[2] == self.key]
