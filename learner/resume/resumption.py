@@ -202,6 +202,7 @@ def find(learn: FullLearner, n_epochs: int, resume: Resume, allow: Iterable[str]
         check_n_epochs(learn, point, n_epochs)
     learn.loop.known.catch_up(learn.data, point.fit.get("passes", {}))
     point.undo = Undo(learn)
+    ranks.gather(None)  # the ranks share the state of MosaicML's loaders: one writes after all have read
     with unchanged_on_error(point.undo, found):
         loading.restore(learn, point.contents, before_fit=True)
     learn.loop.known.point, learn.groups_at_start = point, point.fit["groups"]
