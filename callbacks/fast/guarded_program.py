@@ -10,12 +10,11 @@ from __future__ import annotations
 import re
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib import import_module
 from inspect import unwrap
-from operator import is_
 from types import FunctionType
 from typing import Any
 from unittest import mock
@@ -26,7 +25,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from callbacks.fast.fallback_reasons import Unfit, UnfitNow, explain
-from callbacks.fast.unguarded import check_traced
+from callbacks.fast.unguarded import NoHooks, are_same, check_traced, is_hooked
 from callbacks.place.device import map_tensors
 from callbacks.step.precision import as_float
 
@@ -42,6 +41,8 @@ TRACING: dict[str, bool | str] = {
     "side_effect_replay_policy": "error",
     "record_runtime_overhead": False,  # a label for profilers at each call
 }
+#: A table of hooks of a layer.
+TABLE_OF_HOOKS = re.compile(r"model(\._modules\['[^']*'\])*\._(forward|backward)_(pre_)?hooks(_with_kwargs)?")
 #: A guard that compares with a zero, for which 0.0 and -0.0 are equal.
 ZERO = re.compile(r"(.+) == .*\b0\.0\b.*")
 
@@ -117,21 +118,34 @@ class Program:
         self._entry: Any = None
         self._guards: Any = None
         self._check: Callable[[dict[str, Any]], bool] = bool
+        self._no_hooks: NoHooks | None = None  # None: the guards compare hooks
         self._zeros: Callable[[dict[str, Any]], str] | None = None
         self._signs = ""
 
     def fits(self, here: dict[str, Any]) -> bool:
         """Is everything that it has read unchanged?"""
         return (
-            self._check(here)
+            (self._no_hooks is None or self._no_hooks.is_true_of(here["model"]))
+            and self._check(here)
             and self._entry.guard_manager is self._guards
             and (self._zeros is None or self._zeros(here) == self._signs)
         )
 
+    def rest(self) -> None:
+        """Hold nothing of the learner."""
+        self.trained = None
+        if self._no_hooks is not None:
+            self._no_hooks.rest()
+
     def run_first(self, here: dict[str, Any]) -> Any:
         """Compile the program, and run it; None if tensors are `missing` among the parameters."""
         begun, backend = time.perf_counter(), partial(self._compile, {*map(id, here["params"])})
-        call: Any = torch.compile(self._function, fullgraph=True, dynamic=False, backend=backend)
+        options: Any = {}
+        if not is_hooked(here["model"]):
+            self._no_hooks, options = NoHooks(), {"guard_filter_fn": without_hooks}
+        call: Any = torch.compile(
+            self._function, fullgraph=True, dynamic=False, backend=backend, options=options
+        )
         try:
             with tracing():
                 outs = call(*here.values())
@@ -188,6 +202,8 @@ class Program:
 
     def failed_guard(self, here: dict[str, Any]) -> str:
         """The first guard that fails, as text."""
+        if self._no_hooks is not None and not self._no_hooks.is_true_of(here["model"]):
+            return "the hooks of a layer"
         found = getattr(self._guards.root.check_verbose(here), "verbose_code_parts", None)
         return str(found[0]).partition("#")[0].strip() if found else "the sign of a zero"
 
@@ -201,6 +217,11 @@ def tracing() -> Iterator[None]:
     with config.patch(TRACING), warned, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # compilers warn of their own internals
         yield
+
+
+def without_hooks(entries: Sequence[Any]) -> list[bool]:
+    """Which guards to keep: those that `NoHooks` does not replace."""
+    return [not TABLE_OF_HOOKS.fullmatch(each.name) for each in entries]
 
 
 def refuse(message: str, *_: Any, **__: Any) -> None:
@@ -248,8 +269,3 @@ def unwrapped(made: Any, args: tuple[Any, ...]) -> tuple[Callable[..., Any], Any
     is_written = versions != [each._version for each in tensors]
     mixes = any(torch.is_autocast_enabled(each.device.type) for each in tensors)
     return ((lambda *args: code([*args])) if is_same and not is_written and not mixes else made), outs
-
-
-def are_same(some: Collection[Any], others: Collection[Any]) -> bool:
-    """Do two collections hold the very same objects?"""
-    return len(some) == len(others) and all(map(is_, some, others))

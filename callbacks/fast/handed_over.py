@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from callbacks.fast.fallback_reasons import Unfit
-from callbacks.fast.guarded_program import Program, are_same, tensors_of
+from callbacks.fast.guarded_program import Program, tensors_of
 from callbacks.fast.refused_callbacks import AFTER_PRED, BEFORE_GRADIENTS, changed
-from callbacks.fast.unguarded import check_hooks
+from callbacks.fast.unguarded import Unguarded, are_same
 
 
 @dataclass(slots=True)
@@ -24,6 +24,7 @@ class Pending:
     preds: Any
     loss: Tensor
     grads: list[Tensor | None]  #: of `program.trained`
+    unguarded: Unguarded
 
     def stamp(self) -> list[int]:
         """How often each tensor that a loss reads has been written to."""
@@ -47,7 +48,7 @@ class Pending:
         """Refuse changes of tensors that the gradients depend on, before they are computed."""
         params = self.here["params"]
         try:
-            check_hooks(params, learn.model)
+            self.unguarded.check_hooks(params, learn.model)
             is_same = sum(each.requires_grad for each in params) == len(self.program.trained or ())
         except Unfit:
             is_same = False

@@ -18,7 +18,7 @@ from callbacks.fast.guarded_program import N_PROVEN, Backend, Program, tensors_o
 from callbacks.fast.handed_over import Pending
 from callbacks.fast.lean_optimizer import set_grad_enabled
 from callbacks.fast.program_proof import N_TIMED, Proof, kind_of
-from callbacks.fast.unguarded import Unguarded, check_hooks, is_hooked
+from callbacks.fast.unguarded import Unguarded, is_hooked
 from callbacks.place.layout import GraphMemory
 
 N_SETTINGS = 8  #: programs for one kind of batch in a fit; with more, a setting changes all the time
@@ -61,7 +61,7 @@ class Programs:
         self._extra: list[Tensor] = []  # parameters outside model and loss
         self.unguarded.rest()
         for each in self._all:
-            each.trained = None
+            each.rest()
 
     def clear(self) -> None:
         """Drop all programs."""
@@ -85,7 +85,7 @@ class Programs:
         if learn.model is not here["model"] or learn.loss_func is not here["loss_func"]:
             here = self._take_up(learn)
         here["inputs"], here["targets"], here["mixed"] = learn.inputs, learn.targets, mixed
-        check_hooks(here["params"], learn.model)
+        self.unguarded.check_hooks(here["params"], learn.model)
         if not self.unguarded.is_same():
             self._all, self.unguarded = [], Unguarded()
         if self.graphs:
@@ -115,7 +115,7 @@ class Programs:
         if self.graphs:
             preds, loss = tree_map_only(Tensor, Tensor.clone, (preds, loss))
         preds = as_leaf(preds) if type(preds) is Tensor else tree_map_only(Tensor, as_leaf, preds)
-        return Pending(program, self.here, preds, loss.requires_grad_(), grads)
+        return Pending(program, self.here, preds, loss.requires_grad_(), grads, self.unguarded)
 
     def _take_up(self, learn: Any) -> dict[str, Any]:
         """Collect the present parameters of the model, the loss and what they reach."""
@@ -131,7 +131,7 @@ class Programs:
 
     def _make(self, learn: Any, kinds: list[str]) -> Pending | None:
         """Make a program, and take its first step."""
-        check_hooks(self._take_up(learn)["params"], learn.model)
+        self.unguarded.check_hooks(self._take_up(learn)["params"], learn.model)
         hooked, kind = is_hooked(learn.model), kind_of_batch(learn)
         if hooked and self._cannot_hook:
             return self._fail(Unfit(f"hooks are registered on {hooked}, and a program cannot call them"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import starmap
 from operator import attrgetter, call, is_
 from types import FrameType, FunctionType, ModuleType, NoneType
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as of_all
+from torch.utils.hooks import RemovableHandle
 
 from callbacks.fast.fallback_reasons import NOT_USERS, Unfit
 
@@ -43,6 +44,8 @@ class Unguarded:
         self._values: list[Any] = []
         #: dicts whose order no guard compares, each with its keys
         self._ordered: list[tuple[Any, list[Any]]] = []
+        self._params: list[Tensor] = []  # whose hooks were looked for, when so many had been registered
+        self._n_registered: int | None = None
 
     def is_same(self) -> bool:
         """Are the methods of all classes unchanged?"""
@@ -54,7 +57,19 @@ class Unguarded:
 
     def rest(self) -> None:
         """Hold nothing of the learner."""
-        self._ordered = []
+        self._ordered, self._params = [], []
+
+    def check_hooks(self, params: list[Tensor], model: nn.Module) -> None:
+        """Refuse hooks that a program would not call, and no guard compares."""
+        if any(OF_ALL):
+            raise Unfit("hooks are registered on all modules")
+        n_registered = getattr(RemovableHandle, "next_id", None)  # of all hooks
+        if params is self._params and n_registered is not None and n_registered == self._n_registered:
+            return
+        if any(map(any, map(HOOKS, params))):
+            names = [name for name, each in model.named_parameters() if any(HOOKS(each))]
+            raise Unfit(f"a hook is registered on the parameter {(names or ['of the loss'])[0]!r}")
+        self._params, self._n_registered = params, n_registered
 
     def _now(self) -> Iterator[Any]:
         return starmap(call, self._lookups)
@@ -102,13 +117,34 @@ class Unguarded:
         self._values = [*self._now()]
 
 
-def check_hooks(params: list[Tensor], model: nn.Module) -> None:
-    """Refuse hooks that a program would not call, and no guard compares."""
-    if any(OF_ALL):
-        raise Unfit("hooks are registered on all modules")
-    if any(map(any, map(HOOKS, params))):
-        names = [name for name, each in model.named_parameters() if any(HOOKS(each))]
-        raise Unfit(f"a hook is registered on the parameter {(names or ['of the loss'])[0]!r}")
+class NoHooks:
+    """Watches that no layer of a model has hooks.
+
+    Guards on the tables of hooks, six of each layer, would take most of the time of all guards.
+    """
+
+    def __init__(self) -> None:
+        self.rest()
+
+    def rest(self) -> None:
+        """Hold nothing of the learner."""
+        self._model: nn.Module | None = None
+        self._tables: list[Any] = []
+        self._layers: list[tuple[Collection[Any], list[Any]]] = []  # of each module that has some
+
+    def is_true_of(self, model: nn.Module) -> bool:
+        """Does no layer of the model have hooks?"""
+        if model is not self._model or not all(starmap(are_same, self._layers)):
+            modules = [*model.modules()]
+            self._model, self._tables = model, [vars(each)[name] for each in modules for name in TABLES]
+            found = [each._modules.values() for each in modules if each._modules]
+            self._layers = [(each, [*each]) for each in found]
+        return not any(self._tables)
+
+
+def are_same(some: Collection[Any], others: Collection[Any]) -> bool:
+    """Do two collections hold the very same objects?"""
+    return len(some) == len(others) and all(map(is_, some, others))
 
 
 def is_hooked(model: nn.Module) -> str:
