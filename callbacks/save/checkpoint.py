@@ -101,7 +101,7 @@ class Checkpoint(Callback):
         self.folder = as_path("Checkpoint", "folder", folder, "the name of a folder, such as 'runs/first'")
         if keep is not None and (type(keep) is not int or keep < 1):
             raise ValueError(
-                f"Checkpoint(keep={keep!r}): pass the number of files that stay, or None for all."
+                f"Checkpoint(keep={keep!r}): pass the number of files that stay, 1 or more, or None for all."
             )
         if best is not None and (not isinstance(best, str) or not best):
             raise TypeError(f"Checkpoint(best={best!r}): pass a result's name, such as 'valid_loss'.")
@@ -237,10 +237,9 @@ class Checkpoint(Callback):
                 return
             learn.save(path, at=at, without=self._left_out(learn))
             learn.ranks.first(finish)
+            self._n_failures = 0
         except OSError as error:
             self._fail(learn, error, path, is_last)
-            return
-        self._n_failures = 0
 
     def _finish(self, path: Path, is_best: bool) -> None:
         """Keep a complete file as the best one, and remove those that it replaces."""
@@ -256,10 +255,9 @@ class Checkpoint(Callback):
         try:
             ranks.first(pending.wait)
             pending.wait()  # in the other processes
+            self._n_failures = 0
         except OSError as error:
             self._fail(learn, error, path, is_last=False)
-        else:
-            self._n_failures = 0
 
     def _renew(self) -> None:
         assert self._lock is not None
