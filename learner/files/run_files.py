@@ -61,7 +61,7 @@ from learner.files.sync import sync, sync_folder
 
 FACTS = "run.json"
 FINAL, BEST = "model", "best"  # names of weights files, without the suffix
-KINDS = {  # of values in `run.json`
+KINDS: dict[str, type[Any]] = {  # of values in `run.json`
     **dict.fromkeys(("weights", "code", "environment", "directions", "monitored"), dict),
     **dict.fromkeys(("item", "warnings"), list),
 }
