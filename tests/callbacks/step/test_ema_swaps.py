@@ -120,7 +120,7 @@ def test_early_stopping_restores_the_averages_that_were_best(make_learner):
     watch = Watch()
     stopping = EarlyStopping(patience=2, mode="max")
     learn = make_learner(callbacks=[EMA(0.5), stopping, watch])
-    with pytest.warns(UserWarning, match="better way"):
+    with pytest.warns(UserWarning, match="better direction"):
         learn.fit(9)
     assert stopping.best_epoch == 0
     assert torch.equal(learn.model.weight, watch.seen["before_validate"][0])

@@ -166,14 +166,14 @@ def test_a_resumed_run_remembers_its_best_epoch():
 
 
 def test_a_full_disk_puts_the_run_elsewhere_where_it_can_be_opened(monkeypatch):
-    write = run_files.fill
+    write = run_files.write_safetensors
 
     def full(path, *rest, **options):
         if path.parent.name == "small-1":
             raise OSError(28, "No space left on device")
         write(path, *rest, **options)
 
-    monkeypatch.setattr(run_files, "fill", full)
+    monkeypatch.setattr(run_files, "write_safetensors", full)
     with pytest.raises(Mistake, match=r"No space left .* kept in .*small-1-.* instead") as caught:
         trained()
     place = str(caught.value).partition("is kept in ")[2].partition(" instead")[0]
