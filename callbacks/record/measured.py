@@ -151,8 +151,9 @@ class Measured:
         found: dict[str, Any] = {}
         if self.loss.n_batches:
             found["loss"] = self.loss.compute(adds_up=self.adds_up)
-            is_reported = self.loss_trial.report() or self.nan_is_reported
-            self.nan_is_reported = is_reported or warn_of_nan(f"{self.prefix}_loss", self.loss)
+            self.nan_is_reported = self.loss_trial.report() or self.nan_is_reported
+            if math.isnan(found["loss"]) and not self.nan_is_reported:
+                self.nan_is_reported = warn_of_nan(f"{self.prefix}_loss", self.loss)
         self.trial.report()
         for name, metric in self.metrics.items():
             if name in self.means:

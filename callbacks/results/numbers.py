@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, ItemsView, Iterator, Mapping, MutableMapping, ValuesView
+from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
 from decimal import Decimal
 from fractions import Fraction
 from operator import attrgetter
@@ -16,7 +16,7 @@ from torch import Tensor
 PLAIN = frozenset({float, int, bool, str, type(None)})
 
 
-class Results(MutableMapping[str, Any], dict[str, Any]):  # type: ignore[misc]  # the methods of both
+class Results(dict[str, Any]):
     """A dict whose values are plain numbers, strings, and lists of them.
 
     A tensor becomes a number where it has one element, else nested lists; so does what NumPy gives. Mappings
@@ -31,16 +31,16 @@ class Results(MutableMapping[str, Any], dict[str, Any]):  # type: ignore[misc]  
 
     def __setitem__(self, name: str, value: Any) -> None:
         if type(value) in PLAIN:  # most are
-            dict.__setitem__(self, name, value)
+            super().__setitem__(name, value)
             return
         is_elsewhere = isinstance(value, Tensor) and not value.is_cpu
-        dict.__setitem__(self, name, value.detach().clone() if is_elsewhere else as_number(value))
+        super().__setitem__(name, value.detach().clone() if is_elsewhere else as_number(value))
 
     def __getitem__(self, name: str) -> Any:
-        value = dict.__getitem__(self, name)
+        value = super().__getitem__(name)
         if isinstance(value, Tensor):
             value = as_number(value)  # the one wait
-            dict.__setitem__(self, name, value)
+            super().__setitem__(name, value)
         return value
 
     def __missing__(self, name: str) -> Any:
@@ -52,10 +52,7 @@ class Results(MutableMapping[str, Any], dict[str, Any]):  # type: ignore[misc]  
         raise error
 
     def __iter__(self) -> Iterator[str]:  # so that dict(results) and {**results} read by __getitem__
-        return dict.__iter__(self)
-
-    __contains__, __len__, __reversed__ = dict.__contains__, dict.__len__, dict.__reversed__
-    __delitem__, clear = dict.__delitem__, dict.clear
+        return super().__iter__()
 
     def __ior__(self, other: Any) -> Results:  # type: ignore[override]
         self.update(other)
@@ -64,13 +61,36 @@ class Results(MutableMapping[str, Any], dict[str, Any]):  # type: ignore[misc]  
     def __or__(self, other: Any) -> Results:  # type: ignore[override]
         return Results({**self, **other})
 
+    def __eq__(self, other: object) -> bool:
+        return dict(self) == other
+
+    __hash__ = None  # type: ignore[assignment]
+
     def __repr__(self) -> str:
         return repr(dict(self))
 
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Write several."""
+        for name, value in dict(*args, **kwargs).items():
+            self[name] = value
+
     def setdefault(self, name: str, default: Any = None) -> Any:
         """Return the value, or write the default."""
-        super().setdefault(name, default)
+        if name not in self:
+            self[name] = default
         return self[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the value, or the default."""
+        return self[name] if name in self else default  # noqa: SIM401
+
+    def pop(self, name: str, *default: Any) -> Any:
+        """Remove the value and return it."""
+        if name not in self:
+            return super().pop(name, *default)
+        value = self[name]
+        del self[name]
+        return value
 
     def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
         """Names with their numbers."""

@@ -263,8 +263,9 @@ class Known:
 
 def compared_workers(learn: Any, loader: Any, batches: Iterator[Any]) -> Iterator[Any]:
     """The batches; in the first pass over an iterable data set, its workers are compared."""
-    known = f"workers of {id(loader)}"
-    if learn.ranks is not ALONE or not worker_copies.may_be_copies(loader) or known in learn.reported:
+    is_alone = isinstance(loader, DataLoader) and learn.ranks is ALONE
+    known = is_alone and worker_copies.may_be_copies(loader) and f"workers of {id(loader)}"
+    if not known or known in learn.reported:
         return batches
     learn.reported.add(known)
     return worker_copies.compared(loader, batches, title_of(learn.pass_name))
