@@ -40,9 +40,8 @@ def keeps_passes(loader: Any) -> bool:
 def load(loader: Any, state: Any) -> None:
     """Load a state into a loader, also if its own state was read before its first pass."""
     if is_of_nodes(loader):
-        loader._iter_for_state_dict = (
-            False  # `state_dict` sets it, and the next pass would ignore the new state
-        )
+        # `state_dict` sets it, and the next pass would ignore the new state
+        loader._iter_for_state_dict = False
     loader.load_state_dict(state)
 
 
