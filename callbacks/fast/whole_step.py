@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from typing import Any, Literal
 
 import torch
 
@@ -57,6 +58,7 @@ class WholeStep(Callback):
         backend: what compiles: `"inductor"`, `"aot_eager"`, `"eager"`, another name that `torch.compile`
             knows, or a function of graph module and inputs that returns a function. `"eager"` and
             `"aot_eager"` generate no code, which helps to find an error; their programs are not timed.
+        update: deprecated, has no effect: the update is always that of `LeanStep`.
         n_programs: how many kinds of batches get a program, at least 1.
         graphs: on CUDA, record each program of `"inductor"` as a CUDA graph, which replays all kernels at
             once. Predictions and the loss are copied, weights and buffers are not. Not tried on a GPU yet.
@@ -83,6 +85,7 @@ class WholeStep(Callback):
         self,
         backend: Backend = "inductor",
         *,
+        update: Literal["compiled", "ordinary"] | None = None,
         n_programs: int = 4,
         graphs: bool = False,
         name: str | None = None,
@@ -90,7 +93,14 @@ class WholeStep(Callback):
         super().__init__(name=name)
         check_backend(backend)
         check_count("WholeStep", "n_programs", n_programs, 1)
-        self.backend, self.n_programs, self.graphs = backend, n_programs, graphs
+        if update is not None:
+            warnings.warn(
+                f"WholeStep(update={update!r}) has no effect: the update is always that of LeanStep. Leave "
+                "the argument out.",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+        self.backend, self.update, self.n_programs, self.graphs = backend, update, n_programs, graphs
         self.kinds: list[str] = []
         self._programs = Programs()
         self._reason: str | None = None
@@ -119,6 +129,11 @@ class WholeStep(Callback):
     def compile_seconds(self) -> float:
         """Seconds that compiling took in this fit, or the last; 0 if all programs are of an earlier one."""
         return self._programs.seconds
+
+    @property
+    def compiles_update(self) -> bool:
+        """Deprecated, always False: the update is not part of the programs."""
+        return False
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._forget()

@@ -139,6 +139,12 @@ def test_impossible_settings_are_refused(options):
         WholeStep(**options)
 
 
+@pytest.mark.parametrize("update", ["compiled", "ordinary", "eager"])
+def test_a_setting_that_has_no_effect_is_deprecated(update):
+    with pytest.warns(DeprecationWarning, match=f"update={update!r}.*Leave the argument out"):
+        WholeStep(update=update)
+
+
 @pytest.mark.parametrize(
     ("event", "function", "words"),
     [
