@@ -207,6 +207,10 @@ def main(pairs: int) -> None:
         show("and 100 callbacks that run each epoch", beside([ZeroGrad(), *hundred(EpochCallback)], **none))
         show("and 100 callbacks that run each batch", beside([ZeroGrad(), *hundred(BatchCallback)], **none))
         show("defaults", beside())
+        for left_out in DEFAULT_CALLBACKS if n_epochs == TURN else ():
+            if left_out is not ZeroGrad:
+                rest = tuple(each for each in DEFAULT_CALLBACKS if each is not left_out)
+                show(f"defaults without {left_out.__name__}", beside(defaults=rest))
         show_noise("recording loop and itself", recording, pairs)
         ours = in_turns(recording, n_epochs, pairs, [Metrics(mae, on="train")])
         show("defaults and a metric, and the recording loop", ours)
