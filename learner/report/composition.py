@@ -72,7 +72,7 @@ def settings_of(callback: Callback) -> Iterator[tuple[str, str]]:
     """The arguments of a callback that differ from their defaults, if its attributes hold them."""
     held = [each for each in vars(callback).values() if type(each).__module__.startswith("callbacks.")]
     holders = [callback, *held]
-    elsewhere = ("name", "metrics", "device")
+    elsewhere = ("name", "metrics", "device", "folder")  # no differences, or shown in another place
     names = [each for each in inspect.signature(type(callback)).parameters if each not in elsewhere]
     found = {}
     for name in names:
