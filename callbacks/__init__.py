@@ -24,7 +24,7 @@ from callbacks.core.missing_names import missing_callback as _missing_callback
 from callbacks.core.registry import Callbacks as Callbacks
 from callbacks.core.when import When as When
 from callbacks.distributed.distributed import Distributed as Distributed
-from callbacks.distributed.joining import OtherRankError as OtherRankError
+from callbacks.distributed.rendezvous import OtherRankError as OtherRankError
 from callbacks.fast.lean_step import LeanStep as LeanStep
 from callbacks.fast.whole_step import WholeStep as WholeStep
 from callbacks.guard.blackbox import BlackBox as BlackBox

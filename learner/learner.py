@@ -15,7 +15,7 @@ from callbacks.core.output import print_line
 from callbacks.core.registry import Callbacks
 from callbacks.history.history import History
 from learner.checks import preflight
-from learner.checks.processes import check_processes
+from learner.checks.process_checks import check_processes
 from learner.data.data import as_data
 from learner.engine import again, groups
 from learner.engine.composition import DEFAULT_CALLBACKS, as_list, found_in, metrics_of, with_defaults
@@ -40,7 +40,7 @@ from learner.messages.arguments import (
 from learner.messages.keywords import suggest_keywords
 from learner.messages.missing_attributes import with_hints
 from learner.report import reporting
-from learner.resume import best, loading, resumption, saving
+from learner.resume import best_weights, loading, resumption, saving
 from learner.resume.resumption import Resume
 from learner.scripts.to_script import to_script
 from learner.state import copies, membership, optimizer_modes, snapshots
@@ -250,7 +250,7 @@ class Learner(FitState):
     save = saving.save
     async_save = saving.async_save
     load = loading.load
-    load_best = best.load_best
+    load_best = best_weights.load_best
     save_step = replay.write
     report = reporting.report
     show_batch = showing.show_batch

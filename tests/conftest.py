@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from callbacks import Metrics, Recorder, ZeroGrad
-from callbacks.record.unkept import note_kept
+from callbacks.record.unsaved_weights import note_kept
 from learner import Data, Learner
 
 torch.set_num_threads(1)

@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,16 @@ import callbacks
 import learner
 
 GROUND = Path(callbacks.__file__).parent
+ROOT = GROUND.parent
+
+#: Files at former paths, which import the names from the present ones.
+FORMER_PATHS = {
+    "callbacks/annealers.py",
+    "callbacks/contract.py",
+    "learner/datasets.py",
+    "learner/groups.py",
+    "learner/replay.py",
+}
 
 
 @pytest.mark.parametrize("path", sorted(GROUND.rglob("*.py")), ids=lambda path: path.name)
@@ -23,6 +34,19 @@ def test_the_ground_floor_imports_nothing_of_the_upper_floor(path):
     imported = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     imported += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     assert [name for name in imported if name.split(".")[0] == "learner"] == []
+
+
+def test_a_file_name_has_one_meaning():
+    found = [path for top in ("callbacks", "learner", "tests") for path in (ROOT / top).rglob("*.py")]
+    kept = [path for path in found if path.relative_to(ROOT).as_posix() not in FORMER_PATHS]
+    names = Counter(path.name for path in kept if path.name not in ("__init__.py", "conftest.py"))
+    twice = {name for name, n in names.items() if n > 1}
+    assert [str(path) for path in kept if path.name in twice and not is_planted(path)] == []
+
+
+def is_planted(path: Path) -> bool:
+    """Is it the file of a user, which a recipe beside it names?"""
+    return path.name == "models.py" and any(path.parent.glob("*.yaml"))
 
 
 IMPORTS = """

@@ -1,8 +1,8 @@
 """The contract between the loop and its callbacks: events, operations, phases, and how a fit ends.
 
 Read this file first. An *event* is a moment in the loop, and any number of callbacks may listen to it. An
-*operation* is a task with exactly one implementation. `protocol.py` lists what hooks may use on the learner,
-`registry.py` orders the callbacks, and `learner/loop.py` calls them.
+*operation* is a task with exactly one implementation. `learner_protocol.py` lists what hooks may use on the
+learner, `registry.py` orders the callbacks, and `learner/loop.py` calls them.
 """
 
 # pyright: strict
@@ -23,7 +23,7 @@ from callbacks.core.definition import (
     is_plain,
     snake_case,
 )
-from callbacks.core.protocol import LearnerProtocol as LearnerProtocol
+from callbacks.core.learner_protocol import LearnerProtocol as LearnerProtocol
 from callbacks.history.direction import Direction as Direction
 from callbacks.model.declared import objects_of, put_values, values_of
 

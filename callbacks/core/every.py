@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any
 
-from callbacks.core.protocol import LearnerProtocol
+from callbacks.core.learner_protocol import LearnerProtocol
 
 SECONDS = {"second": 1, "minute": 60, "hour": 3600}
 UNITS = ("step", "epoch", "sample", *SECONDS)

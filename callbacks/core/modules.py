@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from callbacks.core.protocol import LearnerProtocol
+from callbacks.core.learner_protocol import LearnerProtocol
 from callbacks.model.declared import objects_of
 from callbacks.model.named import named_tensors
 from callbacks.model.places import Places

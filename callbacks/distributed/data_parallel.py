@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.nn.parallel import DistributedDataParallel
 
+from callbacks.core.learner_protocol import LearnerProtocol
 from callbacks.core.modules import declared, modules_beside
-from callbacks.core.protocol import LearnerProtocol
 from callbacks.distributed.in_order import InOrder, sum_in_order
-from callbacks.optim.shares import parameters_of
+from callbacks.optim.parameter_rules import parameters_of
 from callbacks.place.device import tensors_in
 from callbacks.step.accumulation import scaled
 

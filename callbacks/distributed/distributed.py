@@ -20,8 +20,8 @@ from callbacks.distributed.agreement import Group
 from callbacks.distributed.choices import check_kind, check_others, check_settings
 from callbacks.distributed.data_parallel import DataParallel
 from callbacks.distributed.group import Members
-from callbacks.distributed.joining import join
 from callbacks.distributed.meetings import Agreement, SharedResults
+from callbacks.distributed.rendezvous import join
 from callbacks.distributed.sharded import Sharded
 from callbacks.model.lazy import LAZY, empties_in
 from callbacks.model.shards import local

@@ -11,8 +11,8 @@ import torch.distributed as dist
 from callbacks.core import draws
 from callbacks.core.ranks import Ranks
 from callbacks.core.when import saved_part
-from callbacks.distributed.joining import OtherRankError, OtherRankOSError
-from callbacks.distributed.streams import Streams
+from callbacks.distributed.random_streams import Streams
+from callbacks.distributed.rendezvous import OtherRankError, OtherRankOSError
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-from callbacks.distributed.joining import OtherRankError, OtherRankOSError, read, stores
+from callbacks.distributed.rendezvous import OtherRankError, OtherRankOSError, read, stores
 
 BEAT = 1.0  # seconds between two heartbeats
 GRACE = 2.5  # seconds in which the others report an error, or show with a heartbeat that they are alive

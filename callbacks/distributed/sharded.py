@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from callbacks.core.learner_protocol import LearnerProtocol
 from callbacks.core.modules import modules_beside
-from callbacks.core.protocol import LearnerProtocol
 from callbacks.core.registry import describe
 from callbacks.distributed.data_parallel import N_NUMBERS, is_trained, names_of_trained, tensor_of, zero_of
 from callbacks.model import shards

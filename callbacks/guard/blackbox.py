@@ -7,7 +7,7 @@ from typing import Any
 
 from callbacks.core import draws
 from callbacks.core.contract import Callback, LearnerProtocol, Order
-from callbacks.distributed.joining import OtherRankError
+from callbacks.distributed.rendezvous import OtherRankError
 from callbacks.history.paths import as_path
 
 FILE = "blackbox.pt"

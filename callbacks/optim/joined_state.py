@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from callbacks.optim.shares import parameters_of
+from callbacks.optim.parameter_rules import parameters_of
 
 
 class JoinedState(MutableMapping[Tensor, Any]):

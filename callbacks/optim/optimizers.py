@@ -9,7 +9,15 @@ from typing import Any
 import torch
 
 from callbacks.optim.joined_state import JoinedState
-from callbacks.optim.shares import Named, Part, as_part, check_distinct, missing_of, shares_of, warn_of_empty
+from callbacks.optim.parameter_rules import (
+    Named,
+    Part,
+    as_part,
+    check_distinct,
+    missing_of,
+    shares_of,
+    warn_of_empty,
+)
 
 HOOKS = "_optimizer_"  # the beginning of the names under which torch keeps hooks
 SET_BY_TORCH = ("step", "_opt_called", "_zero_grad_profile_name")  # by its schedulers, and for profiles

@@ -18,7 +18,7 @@ from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.modules import declared, modules_beside
 from callbacks.core.settings import check_switches
 from callbacks.optim.optimizers import members_of
-from callbacks.optim.shares import parameters_of
+from callbacks.optim.parameter_rules import parameters_of
 from callbacks.place.prefetch import Prefetch, lane_to
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.modules import loss_tensors
 from callbacks.core.warning import warn
-from callbacks.optim.shares import parameters_of
+from callbacks.optim.parameter_rules import parameters_of
 from callbacks.place.device import map_tensors, tensors_of
 
 #: Modes of `torch.compile` that record CUDA graphs.

@@ -15,7 +15,7 @@ from callbacks.history.history import show
 from callbacks.record.bar import Bar, can_show_a_bar, in_notebook, is_terminal, n_columns
 from callbacks.record.epoch_table import EpochTable, aside_of, monitored_by
 from callbacks.record.notebook import NotebookTable
-from callbacks.record.unkept import report_unkept
+from callbacks.record.unsaved_weights import report_unkept
 from callbacks.results.loss_weight import LossWeight
 from callbacks.results.means import Mean
 from callbacks.schedule.budgets import n_batches_of

@@ -14,7 +14,7 @@ from callbacks.core.modules import trained_parameters
 from callbacks.core.settings import check_choice
 from callbacks.core.warning import warn
 from callbacks.model.finite import bad_gradients
-from callbacks.optim.shares import parameters_of
+from callbacks.optim.parameter_rules import parameters_of
 from callbacks.place.device import map_tensors
 from callbacks.step.closures import check_alone
 

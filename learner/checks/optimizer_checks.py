@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from callbacks.core.modules import declared
 from callbacks.fast.lean_step import LeanStep
 from callbacks.optim.optimizers import members_of, needs_closure, title_of
-from callbacks.optim.shares import parameters_of
+from callbacks.optim.parameter_rules import parameters_of
 from callbacks.step.closures import SAM
 from learner.checks.reached import variables_of
 from learner.messages.arguments import is_optimizer

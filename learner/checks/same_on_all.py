@@ -9,9 +9,9 @@ from typing import Any
 
 from callbacks.core.contract import Order
 from callbacks.core.registry import describe
-from callbacks.distributed.joining import of_ranks
+from callbacks.distributed.rendezvous import of_ranks
 from callbacks.optim.hyperparameters import settings_of
-from learner.checks.processes import ranks_of
+from learner.checks.process_checks import ranks_of
 from learner.state.fingerprint import describe as describe_tensor
 from learner.state.fingerprint import fingerprint
 from learner.state.protocol import FullLearner

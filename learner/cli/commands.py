@@ -19,7 +19,7 @@ from callbacks.core.contract import LearnerWarning
 from callbacks.core.output import print_line, reported
 from callbacks.core.ranks import is_first_process, is_launched
 from callbacks.distributed.heartbeat import SAME_AS_FIRST
-from callbacks.distributed.joining import OtherRankError
+from callbacks.distributed.rendezvous import OtherRankError
 from learner.cli import examine, leave, listing, machine, predicting, reports, starter, train
 from learner.cli.parser import Parser
 from learner.data.tensors import counted

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from callbacks.core.registry import describe
 from callbacks.distributed.heartbeat import Heartbeat
-from callbacks.distributed.joining import leave
-from learner.checks.processes import ranks_of
+from callbacks.distributed.rendezvous import leave
+from learner.checks.process_checks import ranks_of
 from learner.engine import composition
 from learner.state.protocol import FullLearner
 

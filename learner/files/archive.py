@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from learner.files.sums import joined
+from learner.files.checksums import joined
 
 END = struct.Struct("<4s4H2LH")  # the records of the zip format, from PKWARE's APPNOTE.TXT 6.3
 END_64 = struct.Struct("<4sQ2H2L4Q")

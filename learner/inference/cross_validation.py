@@ -16,7 +16,7 @@ from callbacks.core import draws
 from callbacks.core.output import print_line
 from callbacks.history.history import History, show, text_blocks
 from callbacks.history.tables import html_table
-from callbacks.record.unkept import not_meant_to_last
+from callbacks.record.unsaved_weights import not_meant_to_last
 from learner.data.batching import TensorLoader
 from learner.data.data import Data
 from learner.data.loaders import check_dataset

@@ -16,7 +16,7 @@ from torch import Tensor
 from callbacks.core.output import print_line
 from callbacks.core.warning import warn
 from callbacks.history.paths import as_path, followed
-from callbacks.record.unkept import note_kept
+from callbacks.record.unsaved_weights import note_kept
 from learner.data.data import InputsOnly
 from learner.data.items import in_batch, n_items_of
 from learner.data.samples import Sample, Samples

@@ -17,7 +17,15 @@ from learner.inference.kept_part import Keep
 from learner.look import answer_pictures
 from learner.look.answers import Answers, Kind, answers_of
 from learner.look.class_report import ClassReport, class_report, number_report
-from learner.look.items import Show, as_names, draw_items, first_items, known_names, result_titles, single
+from learner.look.item_pictures import (
+    Show,
+    as_names,
+    draw_items,
+    first_items,
+    known_names,
+    result_titles,
+    single,
+)
 from learner.look.masks import draw_masks, wrong_pixels
 from learner.messages.keywords import suggest_keywords
 from learner.messages.missing_attributes import hints

@@ -16,7 +16,7 @@ from learner.inference.kept_part import Keep, part_of
 from learner.inference.one_item import unchanged
 from learner.inference.predictions import loader_or_valid, predicting
 from learner.look.answers import answers_of, ignored_by
-from learner.look.items import (
+from learner.look.item_pictures import (
     MAX_NUMBERS,
     Show,
     as_names,

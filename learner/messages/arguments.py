@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.optim.optimizers import Optimizers, title_of
-from callbacks.optim.shares import EXAMPLE, missing_of
+from callbacks.optim.parameter_rules import EXAMPLE, missing_of
 
 
 def check_model(model: Any) -> nn.Module:

@@ -15,7 +15,7 @@ from callbacks.core.settings import is_number as is_finite
 from callbacks.history.direction import Direction, guess_direction
 from callbacks.optim.optimizers import title_of
 from learner.files.run_files import facts_in
-from learner.report.composition import checkpoint_folder, composition, monitored_by
+from learner.report.learner_parts import checkpoint_folder, composition, monitored_by
 from learner.state.fingerprint import versions
 from learner.state.protocol import FullLearner
 

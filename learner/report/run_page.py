@@ -16,7 +16,7 @@ from learner.files.run_files import BEST, FINAL, weights_file
 from learner.report.curves import Line, panel, values_of
 from learner.report.page import Cell, card, code, page, paragraph, picture, section, shown, table
 from learner.report.records import Record, is_number
-from learner.resume.best import best_in
+from learner.resume.best_weights import best_in
 
 N_CARDS = 3  # results in addition to the main one
 MAX_PANELS = 24

@@ -22,7 +22,7 @@ from learner.files import checkpoint_file, shard_files, skeleton
 from learner.files.plain import from_plain
 from learner.messages.keywords import suggest_keywords
 from learner.passes import positions
-from learner.resume import base, weights_file, wrapped_names
+from learner.resume import base_model, weights_file, wrapped_names
 from learner.resume.contents import check_contents, history_in
 from learner.resume.undo import Undo, unchanged_on_error
 from learner.state import snapshots
@@ -87,7 +87,7 @@ def fingerprint_in(contents: dict[str, Any], path: Path) -> dict[str, Any]:
 def matched(learn: FullLearner, contents: dict[str, Any], path: Path) -> dict[str, Any]:
     """The contents with the current names of the tensors, which differ if the model is or was wrapped."""
     now = [*named_tensors(learn.model), *empties_in(learn.model)]
-    return base.with_base(learn.model, wrapped_names.renamed(contents, learn.model, now, path), path)
+    return base_model.with_base(learn.model, wrapped_names.renamed(contents, learn.model, now, path), path)
 
 
 MODEL_FIX = "Make the learner with the model that was saved. Nothing was loaded."

@@ -13,7 +13,7 @@ from callbacks.core.warning import warn
 from callbacks.save.checkpoint import Checkpoint
 from callbacks.schedule.param_scheduler import ParamScheduler
 from callbacks.schedule.torch_scheduler import TorchScheduler
-from learner.checks.processes import ranks_of
+from learner.checks.process_checks import ranks_of
 from learner.data.batching import TensorLoader
 from learner.data.generators import takers
 from learner.files import checkpoint_file

@@ -18,13 +18,13 @@ from callbacks.core.warning import warn
 from callbacks.distributed.group import Members
 from callbacks.history.paths import as_path
 from callbacks.model import shards
-from callbacks.record.unkept import note_kept
+from callbacks.record.unsaved_weights import note_kept
 from learner.data.samples import as_plain
 from learner.data.sharing import Share
 from learner.files import checkpoint_file
 from learner.messages.keywords import suggest_keywords
 from learner.passes import positions
-from learner.resume import base
+from learner.resume import base_model
 from learner.resume.finite_weights import check_finite
 from learner.resume.writing import write_file, write_file_later, write_shards, write_shards_later
 from learner.state import optimizer_modes, snapshots
@@ -145,7 +145,7 @@ def whole_of(learn: FullLearner, contents: dict[str, Any], without: Iterable[str
     """The contents with whole tensors; empty in other processes than the first."""
     if shards.are_in(learn.model):
         contents = shards.gathered(contents, is_wanted=is_first_process())
-    return base.without_base(learn.model, contents, without) if is_first_process() else {}
+    return base_model.without_base(learn.model, contents, without) if is_first_process() else {}
 
 
 def contents_of(learn: FullLearner, at: At | None) -> dict[str, Any]:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from callbacks.core.output import print_line
 from callbacks.core.ranks import Ranks
-from callbacks.distributed.joining import of_ranks
+from callbacks.distributed.rendezvous import of_ranks
 from callbacks.save.checkpoint_folder import saved_in
 from learner.files.run_files import shown_path
 from learner.recipes.recipe import Recipe
 from learner.recipes.recipe_errors import Mistake
-from learner.runs.recorder import code_of
 from learner.runs.run_folder import new_folder, numbered
+from learner.runs.run_recorder import code_of
 
 LAUNCH = ".launch"  # the file in a run's folder that names the launcher that started it
 

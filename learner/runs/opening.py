@@ -19,7 +19,7 @@ from learner.messages.keywords import suggest_keywords
 from learner.recipes.recipe import Recipe, load_recipe
 from learner.recipes.recipe_errors import RecipeError
 from learner.report.records import other, record_of_folder
-from learner.resume.best import load_best, put_loss
+from learner.resume.best_weights import load_best, put_loss
 from learner.resume.newest import newest_intact
 from learner.resume.weights_file import put_weights
 from learner.state.fingerprint import versions

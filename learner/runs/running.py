@@ -23,9 +23,9 @@ from callbacks.core.ranks import Ranks, is_first_process, is_launched
 from callbacks.core.warning import warn
 from callbacks.guard.blackbox import FILE
 from callbacks.model import shards
-from callbacks.record.unkept import note_kept
+from callbacks.record.unsaved_weights import note_kept
 from callbacks.save.checkpoint_folder import saved_in
-from learner.checks.processes import check_processes, ranks_of
+from learner.checks.process_checks import check_processes, ranks_of
 from learner.files.run_files import FINAL, send_files_to, shown_path, weights_file
 from learner.learner import Learner
 from learner.recipes.recipe import Recipe, is_refusal, load_recipe
@@ -33,8 +33,8 @@ from learner.recipes.recipe_errors import Mistake, RecipeError, mistaken
 from learner.recipes.verify import Report, Trial, verify
 from learner.resume.resumption import Resume
 from learner.runs.launched import check_same_recipe, folder_of_run
-from learner.runs.recorder import RunRecorder, noted_warnings
 from learner.runs.run_folder import closing_lines, keep_results, kept_recipe, runs_of
+from learner.runs.run_recorder import RunRecorder, noted_warnings
 from learner.state.fingerprint import own_version
 from learner.tools.replay import replay
 

@@ -38,8 +38,8 @@ from learner.scripts import loader_texts as texts
 from learner.scripts import result_forms, schedule_forms, step_forms
 from learner.scripts.batches import batch_form
 from learner.scripts.expressions import Expressions, Part
-from learner.scripts.loaders import loader_form
-from learner.scripts.parts import loss_form, model_form, optimizer_form
+from learner.scripts.loader_forms import loader_form
+from learner.scripts.part_forms import loss_form, model_form, optimizer_form
 from learner.scripts.script import Script
 from learner.scripts.text import indented
 from learner.state.pass_modes import set_modes

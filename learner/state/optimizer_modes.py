@@ -16,7 +16,7 @@ from torch import Tensor
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.optim.optimizers import has_modes, members_of, set_mode
-from callbacks.optim.shares import parameters_of
+from callbacks.optim.parameter_rules import parameters_of
 from learner.state.protocol import FullLearner
 
 

@@ -21,7 +21,7 @@ from callbacks.model.lazy import put_tensors as put_named
 from callbacks.model.module_state import extra_states, frozen_in, put_extra, put_frozen, tensors_of
 from callbacks.model.plain_attributes import plain_state, put_plain
 from callbacks.optim.optimizers import is_made, members_of, set_mode
-from callbacks.record.unkept import not_meant_to_last
+from callbacks.record.unsaved_weights import not_meant_to_last
 from callbacks.step.mixed_loss import MixedLoss
 from learner.data.batching import TensorLoader
 from learner.data.generators import kind_of

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from callbacks.core.settings import check_count, is_number
-from learner.checks.processes import n_processes
+from learner.checks.process_checks import n_processes
 from learner.data.tensors import counted
 from learner.messages.keywords import suggest_keywords
 from learner.state.protocol import FullLearner

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from callbacks.core.contract import OPERATIONS
 from callbacks.core.settings import check_count
 from callbacks.history.tables import html_table
-from learner.checks.processes import ranks_of
+from learner.checks.process_checks import ranks_of
 from learner.data.batching import TensorLoader
 from learner.data.stored import Stored
 from learner.state.protocol import FullLearner

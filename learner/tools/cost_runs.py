@@ -18,7 +18,7 @@ from callbacks.optim.optimizers import needs_closure, set_mode, title_of
 from callbacks.place.device import to_device
 from callbacks.record.bar import bar_of
 from learner.checks.preflight import Preflight
-from learner.checks.processes import ranks_of
+from learner.checks.process_checks import ranks_of
 from learner.engine.composition import overrides
 from learner.engine.interrupt import interruptible
 from learner.loop import OPERATIONS as DEFAULTS

@@ -16,7 +16,7 @@ from learner.data.data import Data
 from learner.data.leaks import checked
 from learner.data.loaders import is_sequence
 from learner.data.sharing import by_index
-from learner.data.sharing.comparison import unchecked
+from learner.data.sharing.first_batch import unchecked
 from learner.data.sharing.shares import Check, Note, Share, Stream
 from learner.data.sharing.slicing import HINT, Slicer
 from learner.data.tensors import describe

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from ground.joined import (
+from ground.joined_losses import (
     CASES,
     N,
     X,

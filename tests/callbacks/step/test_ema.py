@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from ground.averages import Watch, by_hand
+from ground.watched_weights import Watch, by_hand
 from resumed import Interrupt, differs, make, outcome
 from tiny import line_batches
 from torch import nn

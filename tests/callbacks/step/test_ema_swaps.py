@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ground.averages import Watch, by_hand
+from ground.watched_weights import Watch, by_hand
 
 from callbacks import (
     EMA,

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 from torch.utils.data import DataLoader, Sampler
-from upper.streams import BATCHES, ROWS, Crash, X, endless, resumed
+from upper.continuing_data import BATCHES, ROWS, Crash, X, endless, resumed
 
 from callbacks import Callback, Checkpoint, ShortEpoch
 from learner import Data, TensorLoader

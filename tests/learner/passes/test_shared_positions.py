@@ -11,7 +11,7 @@ from ranks.shared_passes import LOADERS, Lazy, Plain, check_equal, joined, noisy
 from torch.utils.data import DataLoader, DistributedSampler
 
 from callbacks.core import draws
-from callbacks.distributed.streams import Streams
+from callbacks.distributed.random_streams import Streams
 from learner import Data
 from learner.data.seeds import seed_everything
 from learner.data.sharing import Share, Shared

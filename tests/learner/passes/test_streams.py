@@ -9,7 +9,7 @@ import random
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
-from upper.streams import BATCHES, ROWS, Crash, X, endless, resumed
+from upper.continuing_data import BATCHES, ROWS, Crash, X, endless, resumed
 
 from callbacks import Checkpoint, LearnerWarning
 from learner import Data

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from upper.losses import INPUTS, SGD, TARGETS, Crash, Running, Weighted, make, same, values
+from upper.loss_modules import INPUTS, SGD, TARGETS, Crash, Running, Weighted, make, same, values
 
 from callbacks import (
     Checkpoint,

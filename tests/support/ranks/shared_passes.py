@@ -21,7 +21,7 @@ from torch.utils.data import (
 )
 
 from callbacks.core import draws
-from callbacks.distributed.streams import Streams
+from callbacks.distributed.random_streams import Streams
 from learner import Blocks, Data, TensorLoader
 from learner.data.seeded import Seeded
 from learner.data.seeds import seed_everything

@@ -7,7 +7,7 @@ import zlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.files.sums import joined
+from learner.files.checksums import joined
 
 
 @given(st.lists(st.binary(max_size=300), max_size=5))

@@ -10,7 +10,7 @@ from torch import nn
 
 import learner
 from callbacks import Checkpoint, Progress
-from callbacks.record import unkept
+from callbacks.record import unsaved_weights
 from learner import Learner
 
 DATA = (torch.ones(4, 1), torch.ones(4, 1))
@@ -19,7 +19,7 @@ DATA = (torch.ones(4, 1), torch.ones(4, 1))
 @pytest.fixture(autouse=True)
 def first_fit(monkeypatch):
     """Nothing has been trained in this process."""
-    monkeypatch.setattr(unkept, "known", set())
+    monkeypatch.setattr(unsaved_weights, "known", set())
 
 
 def make(*callbacks, data=DATA, **options) -> Learner:

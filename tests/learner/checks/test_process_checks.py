@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 from callbacks import Callback, Checkpoint
-from callbacks.distributed import joining
+from callbacks.distributed import rendezvous
 from callbacks.distributed.distributed import Distributed
 from learner.recipes.recipe import load_recipe
 from learner.recipes.recipe_errors import Mistake
@@ -64,7 +64,7 @@ def test_a_process_that_starts_alone_names_the_missing_ones(make_learner, slurm,
         port = free.getsockname()[1]
     monkeypatch.setenv("MASTER_ADDR", "localhost")
     monkeypatch.setenv("MASTER_PORT", str(port))
-    monkeypatch.setattr(joining, "WAIT", 0.1)
+    monkeypatch.setattr(rendezvous, "WAIT", 0.1)
     with pytest.raises(RuntimeError, match=r"rank 0 has waited 0.1 s for rank 1, .*unset RANK"):
         make_learner(callbacks=[Distributed()]).fit(1)
 
