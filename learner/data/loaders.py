@@ -33,26 +33,13 @@ def check_batches(title: str, batches: Any) -> None:
     """
     if type(batches) in (DataLoader, TensorLoader, list):  # most are; what follows takes some microseconds
         return
-    is_data = title.lower().startswith("data")
-    form = "pass an iterable of batches, such as a DataLoader or a list, or a function that returns one"
     problem = f"{title} is {describe(batches)}"
-    if isinstance(batches, type):
-        raise TypeError(f"{problem}: pass an instance of it.")
-    if is_array(batches) or (isinstance(batches, tuple) and batches and all(map(is_array, batches))):
-        making, one = ("TensorLoader((inputs, targets), 64)", "[(inputs, targets)]")
-        if is_data:
-            making, one = ("Data.from_tensors(inputs, targets, valid=...)", f"Data({one})")
-        raise TypeError(
-            f"{problem}, which is not in batches yet: batch it with {making}; as a single batch it is {one}."
-        )
-    if not is_data and hasattr(batches, "train") and hasattr(batches, "valid"):
-        raise TypeError(
-            f"{problem}: pass one of its two loaders, such as learn.data.train or learn.data.valid."
-        )
-    if isinstance(batches, Dataset) and not isinstance(batches, IterableDataset):
-        raise TypeError(f"{problem}, a data set: batch it with Data.from_datasets(dataset, ...).")
+    check_batched(batches, problem, is_data=title.lower().startswith("data"))
     if isinstance(batches, (str, bytes, Mapping)) or not (hasattr(batches, "__iter__") or callable(batches)):
-        raise TypeError(f"{problem}: {form}.")
+        raise TypeError(
+            f"{problem}: pass an iterable of batches, such as a DataLoader or a list, or a function that "
+            "returns one."
+        )
     if is_function(batches):
         try:
             inspect.signature(batches).bind()  # type: ignore[arg-type]
@@ -62,6 +49,25 @@ def check_batches(title: str, batches: Any) -> None:
             ) from None
         except ValueError:  # a builtin without a signature
             pass
+
+
+def check_batched(given: Any, problem: str, *, is_data: bool) -> None:
+    """Refuse a class, arrays, a pair of loaders, or a data set, in place of batches."""
+    if isinstance(given, type):
+        raise TypeError(f"{problem}: pass an instance of it.")
+    if is_array(given) or (isinstance(given, tuple) and given and all(map(is_array, given))):
+        making, one = ("TensorLoader((inputs, targets), 64)", "[(inputs, targets)]")
+        if is_data:
+            making, one = ("Data.from_tensors(inputs, targets, valid=...)", f"Data({one})")
+        raise TypeError(
+            f"{problem}, which is not in batches yet: batch it with {making}; as a single batch it is {one}."
+        )
+    if not is_data and hasattr(given, "train") and hasattr(given, "valid"):
+        raise TypeError(
+            f"{problem}: pass one of its two loaders, such as learn.data.train or learn.data.valid."
+        )
+    if isinstance(given, Dataset) and not isinstance(given, IterableDataset):
+        raise TypeError(f"{problem}, a data set: batch it with Data.from_datasets(dataset, ...).")
 
 
 def as_validations(valid: Any) -> dict[str, Any]:

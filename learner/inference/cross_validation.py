@@ -22,7 +22,7 @@ from learner.data.data import Data
 from learner.data.loaders import check_dataset
 from learner.data.seeds import checked_seed, seed_everything
 from learner.data.tensors import Columns, as_columns, describe, is_array
-from learner.inference.folds import as_folds, make_folds
+from learner.inference.folds import Folds, as_folds, make_folds
 from learner.inference.predictions import validate
 from learner.messages.arguments import check_n_epochs
 from learner.messages.keywords import suggest_keywords_beside
@@ -78,10 +78,10 @@ def cross_validate(
     check_training(n_epochs, fit)
     seed, source = checked_seed(f"cross_validate(seed={seed!r})", seed), as_source(data)
     check_options(source, options)
-    labels = stratify, groups
-    classes = source.classes if stratify is None else stratify
-    parts = as_folds(folds, len(source), classes, groups) if folds is not None else None
-    parts = parts or make_folds(len(source), k, *labels, seed)
+    if folds is None:
+        parts = make_folds(len(source), k, stratify, groups, seed)
+    else:
+        parts = as_folds(folds, len(source), source.classes if stratify is None else stratify, groups)
     found = CrossValidation(seed)
     with draws.undrawn(), not_meant_to_last():
         models: list[Any] = []
@@ -90,16 +90,7 @@ def cross_validate(
             data_of_fold = source.data(train, valid, batch_size, seed, options)
             learn = call(make_learner, data_of_fold, number)
             check_learner(learn, data_of_fold, models)
-            if any(each.shows_progress for each in learn.callbacks):
-                print_line(
-                    f"fold {number} of {len(parts)}: {len(train)} items to train, {len(valid)} to validate"
-                )
-            try:
-                learn.fit(n_epochs) if fit is None else fit(learn)
-                found.add(learn, len(train), len(valid))
-            except BaseException as error:
-                error.add_note(f"in fold {number} of {len(parts)} (from 0)")
-                raise
+            train_fold(learn, fit or (lambda learn: learn.fit(n_epochs)), parts, found)
     return found
 
 
@@ -159,6 +150,21 @@ class CrossValidation:
     def _repr_html_(self) -> str:
         head, *rows = zip(*self._columns(), strict=True)
         return html_table(rows, head, n_text=1)
+
+
+def train_fold(learn: Any, fit: Callable[[Any], Any], parts: Folds, found: CrossValidation) -> None:
+    """Train the learner of the next fold, and add its results."""
+    number = len(found.rows)
+    n_train, n_valid = map(len, parts[number])
+    title = f"fold {number} of {len(parts)}"
+    if any(each.shows_progress for each in learn.callbacks):
+        print_line(f"{title}: {n_train} items to train, {n_valid} to validate")
+    try:
+        fit(learn)
+        found.add(learn, n_train, n_valid)
+    except BaseException as error:
+        error.add_note(f"in {title} (from 0)")
+        raise
 
 
 def spread_of(numbers: list[float]) -> float:

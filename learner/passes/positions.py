@@ -156,44 +156,54 @@ def limits(loader: Any, ranks: Any = ALONE) -> str | None:
 
     Processes that share out the items of a loader draw the order and the items from separate streams.
     """
-    found: list[str] = []
     if ranks is not ALONE and not ranks.sharded and by_index.is_possible(loader):
         return None
     clock = seeded_by_the_clock(loader)
     if clock is not None:
         return clock
-    if isinstance(loader, DataLoader) and loader.num_workers and not has_own_position(loader):
-        if not loader.in_order:
-            found.append(
-                "With in_order=False the order of the batches depends on the speed of the workers: leave it "
-                "out."
-            )
-        draws_nothing = holds_rows(loader.dataset) and loader.collate_fn is default_collate
-        if loader.persistent_workers and not (draws_nothing or isinstance(loader.dataset, Seeded)):
-            can_wrap = not isinstance(loader.dataset, IterableDataset)
-            wrap = "wrap the data set, Seeded(dataset), or " if can_wrap else ""
-            found.append(
-                f"The random numbers of persistent workers depend on all earlier epochs: {wrap}leave "
-                "persistent_workers=True out."
-            )
-    elif has_own_position(loader):
-        seeded = isinstance(getattr(loader, "dataset", None), Seeded)
-        persistent = getattr(loader, "persistent_workers", False)
-        if getattr(loader, "num_workers", 0) and (persistent or not seeded):
-            is_stream = isinstance(getattr(loader, "dataset", None), IterableDataset)
-            wrap = "Wrap the data set, Seeded(dataset), and leave persistent_workers=True out."
-            found.append(
-                f"A {type(loader).__name__} does not save the random states of its workers, so the random "
-                "numbers of its data set will differ, if it draws any. "
-                + ("Draw them in a callback, in before_batch, or with num_workers=0." if is_stream else wrap)
-            )
-    elif not (isinstance(loader, TensorLoader) or is_sequence(loader) or can_skip(loader)):
-        found.append(
-            f"The batches of {describe_source(loader)} are drawn again up to the position. If their order "
-            "depends on random numbers that training also draws, it will differ: draw it from a separate "
-            "generator, or implement state_dict and load_state_dict on the loader."
+    if has_own_position(loader):
+        return own_position_limit(loader)
+    if isinstance(loader, DataLoader) and loader.num_workers:
+        return " ".join(worker_limits(loader)) or None
+    if isinstance(loader, TensorLoader) or is_sequence(loader) or can_skip(loader):
+        return None
+    return (
+        f"The batches of {describe_source(loader)} are drawn again up to the position. If their order "
+        "depends on random numbers that training also draws, it will differ: draw it from a separate "
+        "generator, or implement state_dict and load_state_dict on the loader."
+    )
+
+
+def own_position_limit(loader: Any) -> str | None:
+    """The same for a loader that saves its position."""
+    dataset = getattr(loader, "dataset", None)
+    persistent = getattr(loader, "persistent_workers", False)
+    if not getattr(loader, "num_workers", 0) or (isinstance(dataset, Seeded) and not persistent):
+        return None
+    if isinstance(dataset, IterableDataset):
+        fix = "Draw them in a callback, in before_batch, or with num_workers=0."
+    else:
+        fix = "Wrap the data set, Seeded(dataset), and leave persistent_workers=True out."
+    return (
+        f"A {type(loader).__name__} does not save the random states of its workers, so the random "
+        f"numbers of its data set will differ, if it draws any. {fix}"
+    )
+
+
+def worker_limits(loader: DataLoader[Any]) -> Iterator[str]:
+    """The same for a loader of torch with workers, one by one."""
+    if not loader.in_order:
+        yield (
+            "With in_order=False the order of the batches depends on the speed of the workers: leave it out."
         )
-    return " ".join(found) or None
+    draws_nothing = holds_rows(loader.dataset) and loader.collate_fn is default_collate
+    if loader.persistent_workers and not (draws_nothing or isinstance(loader.dataset, Seeded)):
+        can_wrap = not isinstance(loader.dataset, IterableDataset)
+        wrap = "wrap the data set, Seeded(dataset), or " if can_wrap else ""
+        yield (
+            f"The random numbers of persistent workers depend on all earlier epochs: {wrap}leave "
+            "persistent_workers=True out."
+        )
 
 
 def holds_rows(dataset: Any) -> bool:

@@ -182,19 +182,13 @@ def find(learn: FullLearner, n_epochs: int, resume: Resume, allow: Iterable[str]
     found = ranks.first(lambda: find_file(learn, resume))  # folders may look different elsewhere
     if found is None:
         return None
-    point = Resumption(loading.matched(learn, read_in(ranks, found), found), found)
-    if point.position is None:
-        raise checkpoint_file.CheckpointError(f"{found} was written by learn.save: load it with learn.load.")
+    point = point_in(learn, ranks, found)
     if point.fit["index"] < learn.n_fits:  # a new fit, after the one of the file
         if resume == "must":
             raise ValueError(f"fit(resume='must'): {found} is of a fit that is finished; this fit is new.")
         return None
-    point.is_of_a_later_fit = point.fit["index"] > learn.n_fits
     if point.is_of_a_later_fit:
         allow = (*allow, "callbacks", "optimizer")
-        print_line(
-            f"fit {learn.n_fits} of this run is done: {found.name} is of the later fit {point.fit['index']}"
-        )
     current, allow = fingerprint(learn), check_allow(allow)
     point.allow = allow
     point.adapt(differences(point.contents["fingerprint"], current, found, allow=allow), current, allow)
@@ -206,6 +200,23 @@ def find(learn: FullLearner, n_epochs: int, resume: Resume, allow: Iterable[str]
     with unchanged_on_error(point.undo, found):
         loading.restore(learn, point.contents, before_fit=True)
     learn.loop.known.point, learn.groups_at_start = point, point.fit["groups"]
+    return point
+
+
+def point_in(learn: FullLearner, ranks: Ranks, path: Path) -> Resumption:
+    """The point in a file from which a fit may resume.
+
+    Raises:
+        CheckpointError: the file was not saved in a fit.
+    """
+    point = Resumption(loading.matched(learn, read_in(ranks, path), path), path)
+    if point.position is None:
+        raise checkpoint_file.CheckpointError(f"{path} was written by learn.save: load it with learn.load.")
+    if point.fit["index"] > learn.n_fits:
+        point.is_of_a_later_fit = True
+        print_line(
+            f"fit {learn.n_fits} of this run is done: {path.name} is of the later fit {point.fit['index']}"
+        )
     return point
 
 

@@ -78,16 +78,7 @@ def renamed(contents: dict[str, Any], model: nn.Module, now: Iterable[str], path
     if all(name == new for name, new in names.items()):
         return contents
     note(path, names)
-    way = way_to_match(now, then)
-    modules = {way(f"{place}.").rstrip("."): place for place, _ in model.named_modules()}  # the innermost
-
-    def of_module(key: str) -> str:
-        place, dot, own = key.rpartition(".")
-        new = modules.get(way(place + dot).rstrip("."), place)
-        return f"{new}.{own}" if new else own
-
-    saved = contents["fingerprint"]
-    groups = [[names.get(each, each) for each in group] for group in saved["optimizer"]["groups"]]
+    of_module = renaming_of_modules(model, way_to_match(now, then))
     return {
         **contents,
         **{key: renamed_keys(contents[key], names) for key in ("model", "gradients", "callbacks")},
@@ -105,12 +96,27 @@ def renamed(contents: dict[str, Any], model: nn.Module, now: Iterable[str], path
             f"model.{of_module(name[6:] + '.x')[:-2]}" if name.startswith("model.") else name: each
             for name, each in contents["generators"].items()
         },
-        "fingerprint": {
-            **saved,
-            "model": renamed_keys(then, names),
-            "optimizer": {**saved["optimizer"], "groups": groups},
-        },
+        "fingerprint": renamed_fingerprint(contents["fingerprint"], names),
     }
+
+
+def renamed_fingerprint(saved: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    """The fingerprint of a run with the current names of the tensors."""
+    groups = [[names.get(each, each) for each in group] for group in saved["optimizer"]["groups"]]
+    optimizer = {**saved["optimizer"], "groups": groups}
+    return {**saved, "model": renamed_keys(saved["model"], names), "optimizer": optimizer}
+
+
+def renaming_of_modules(model: nn.Module, way: Strip) -> Callable[[str], str]:
+    """A function that returns the current name of an attribute of a module, from its name in a file."""
+    modules = {way(f"{place}.").rstrip("."): place for place, _ in model.named_modules()}  # the innermost
+
+    def of_module(key: str) -> str:
+        place, dot, own = key.rpartition(".")
+        new = modules.get(way(place + dot).rstrip("."), place)
+        return f"{new}.{own}" if new else own
+
+    return of_module
 
 
 def renamed_keys(value: Any, names: dict[str, str]) -> Any:

@@ -194,14 +194,10 @@ def differences(
         "data": data_differences,
     }
     found = [each for part in parts for each in compare[part](then[part], now[part])]
-    problems = [f"{name}: {words}" for name, words in found if name not in (*allow, *SOFT)]
-    if problems:
-        names = sorted({name for name, _ in found if name not in (*allow, *SOFT)})
-        resumes = not fix
-        fix = fix or "Undo these changes, or start another run in another folder."
-        if resumes and all(name in CHOICES for name in names):
-            fix += f" To resume with them: allow={tuple(sorted({*names, *allow}))!r}."
-        lines = "\n".join(f"  {problem}" for problem in problems)
+    refused = [(name, words) for name, words in found if name not in (*allow, *SOFT)]
+    if refused:
+        lines = "\n".join(f"  {name}: {words}" for name, words in refused)
+        fix = fix or fix_for({name for name, _ in refused}, allow)
         raise ValueError(f"{path} is of another run (then, now):\n{lines}\n{fix}")
     soft = [f"{name} {words}" for name, words in (*found, *version_differences(then, now)) if name in SOFT]
     allowed = [f"{name}: {words}" for name, words in found if name in allow]
@@ -211,6 +207,14 @@ def differences(
             "those of an uninterrupted run."
         )
     return {name for name, _ in found if name in allow}
+
+
+def fix_for(names: set[str], allow: tuple[str, ...]) -> str:
+    """What to do about differences of these names when a run resumes."""
+    fix = "Undo these changes, or start another run in another folder."
+    if names <= set(CHOICES):
+        fix += f" To resume with them: allow={tuple(sorted({*names, *allow}))!r}."
+    return fix
 
 
 def check_allow(allow: Iterable[str]) -> tuple[str, ...]:
