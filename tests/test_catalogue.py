@@ -24,7 +24,7 @@ from learner.recipes.names import table as names_of
 from tests.test_docs import CALLBACKS, DEFAULT_NAMES, DOCS, names_in, outputs, section, table, text_of
 
 INDEX = "catalogue/index.md"
-PARTS = ["In a checkpoint:", "Not when", "Elsewhere:", "Arguments:"]
+PARTS = ["In a checkpoint:", "Avoid it when", "In other frameworks:", "Arguments:"]
 ENTRIES = [*CALLBACKS, "on"]
 #: Those that draw, also if they have no method `plot`.
 DRAW = {"Progress", "PlotSnapshots", "Recorder"}
@@ -125,7 +125,7 @@ FRAMEWORKS = ["fastai", "Lightning", "Keras", "Hugging Face", "Ignite", "skorch"
 def elsewhere(name: str) -> set[tuple[str, str]]:
     """The pairs of framework and name in an entry; a library without a section of its own is in brackets."""
     found = set()
-    for part in facts(name)["Elsewhere:"].split("; "):
+    for part in facts(name)["In other frameworks:"].split("; "):
         framework = part.split("`")[0].strip()
         where, suffix = (framework, "") if framework in FRAMEWORKS else ("Other libraries", f" ({framework})")
         found |= {(where, f"`{each}`{suffix}") for each in names_in(part)}
