@@ -21,25 +21,34 @@ SAME_NUMBERS = {
     *("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Select", "Slice", "Transpose"),
     *("Permute", "T", "Clone", "ToCopy", "Alias"),
 }
-SCORES, SOFTMAX, SIGMOID = ("Addmm", "Mm", "Bmm", "Convolution"), ("Softmax",), ("Sigmoid",)
-SAYS = dict.fromkeys(SCORES, "scores") | {
-    "Softmax": "probabilities (softmax)",
-    "Sigmoid": "probabilities (sigmoid)",
+SCORES = ("Addmm", "Mm", "Bmm", "Convolution")
+#: The functions of torch that a model should not end with, and what they return.
+SAYS = {
+    "Softmax": ("softmax", "probabilities (softmax)"),
+    "LogSoftmax": ("log_softmax", "log-probabilities (log_softmax)"),
+    "Sigmoid": ("sigmoid", "probabilities (sigmoid)"),
+    "Relu": ("relu", "numbers that are never negative (relu)"),
 }
 LOG_PROBABILITIES = "log-probabilities: end the model with nn.LogSoftmax(1)"
 
-#: For each loss: the last operations of a model that it does not expect, and what it takes.
+#: For each loss: the last operations of a model that it does not expect, and what it takes. Log-probabilities
+#: are also scores for `cross_entropy`, and it can be meant that scores are never negative.
 EXPECTS: dict[Any, tuple[tuple[str, ...], str]] = {
-    F.cross_entropy: (SOFTMAX, "scores, and applies log_softmax to them: leave the softmax out"),
+    F.cross_entropy: (
+        ("Softmax", "Sigmoid"),
+        "scores, and applies log_softmax to them: leave the {last} out, or, if an item may have several "
+        "classes, use binary_cross_entropy",
+    ),
     F.binary_cross_entropy_with_logits: (
-        (*SIGMOID, *SOFTMAX),
-        "scores, and applies a sigmoid to them: leave it out of the model, or use binary_cross_entropy",
+        ("Sigmoid", "Softmax", "LogSoftmax", "Relu"),
+        "scores, and applies a sigmoid to them: leave the {last} out, or use binary_cross_entropy, which "
+        "takes probabilities",
     ),
     F.nll_loss: (
-        (*SCORES, *SOFTMAX, *SIGMOID),
+        (*SCORES, "Softmax", "Sigmoid", "Relu"),
         f"{LOG_PROBABILITIES}, or use cross_entropy, which takes scores",
     ),
-    F.kl_div: ((*SCORES, *SOFTMAX, *SIGMOID), LOG_PROBABILITIES),
+    F.kl_div: ((*SCORES, "Softmax", "Sigmoid", "Relu"), LOG_PROBABILITIES),
 }
 
 
@@ -56,7 +65,9 @@ def output_problems(learn: FullLearner, preds: Any, loss_func: Any) -> Iterator[
     known = f"{title} of {last}"
     if known not in learn.reported:
         learn.reported.add(known)
-        yield LearnerWarning(f"the model returns {SAYS[last]}, but {title} takes {expected[1]}.")
+        function, says = SAYS.get(last, ("", "scores"))
+        takes = expected[1].format(last=function)
+        yield LearnerWarning(f"the model returns {says}, but {title} takes {takes}.")
 
 
 def metric_problems(learn: FullLearner) -> Iterator[Exception]:

@@ -48,6 +48,25 @@ WRONG = {
         ONE[:, 0],
         "sigmoid",
     ),
+    "sigmoid for classes": (lambda: net(nn.Sigmoid()), F.cross_entropy, CLASSES, "leave the sigmoid out"),
+    "sigmoid for shares of classes": (
+        lambda: net(nn.Sigmoid()),
+        nn.CrossEntropyLoss(),
+        torch.full((8, 2), 0.5),
+        "use binary_cross_entropy",
+    ),
+    "logarithms for yes and no": (
+        lambda: net(nn.LogSoftmax(1)),
+        nn.BCEWithLogitsLoss(),
+        F.one_hot(CLASSES).float(),
+        "leave the log_softmax out",
+    ),
+    "never no": (
+        lambda: net(nn.ReLU(), n_outputs=1),
+        F.binary_cross_entropy_with_logits,
+        ONE,
+        r"never negative \(relu\)",
+    ),
     "scores": (net, F.nll_loss, CLASSES, "or use cross_entropy"),
     "no logarithm": (lambda: net(nn.Softmax(1)), nn.NLLLoss(), CLASSES, "takes log-probabilities"),
     "divergence": (
@@ -88,12 +107,26 @@ class Positions(nn.Module):
         return self.layer(x).flatten(2).softmax(2).unsqueeze(-1)
 
 
+class Gate(nn.Module):
+    """Scores that a sigmoid scales."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x):
+        scores = self.layer(x)
+        return scores * scores.sigmoid()
+
+
 RIGHT = {
     "scores": (net, F.cross_entropy, CLASSES, X),
     "log-probabilities": (lambda: net(nn.LogSoftmax(1)), F.nll_loss, CLASSES, X),
     "log-probabilities once more": (lambda: net(nn.LogSoftmax(1)), F.cross_entropy, CLASSES, X),
     "probabilities": (lambda: net(nn.Sigmoid(), n_outputs=1), F.binary_cross_entropy, ONE, X),
     "numbers between 0 and 1": (lambda: net(nn.Sigmoid(), n_outputs=1), F.mse_loss, ONE, X),
+    "scores that are never negative": (lambda: net(nn.ReLU()), F.cross_entropy, CLASSES, X),
+    "a gate": (Gate, F.cross_entropy, CLASSES, X),
     "over positions": (Positions, F.cross_entropy, CLASSES.view(8, 1, 1), PICTURES),
     "own loss": (lambda: net(nn.Softmax(1)), lambda p, t: F.cross_entropy(10 * p, t), CLASSES, X),
 }
