@@ -25,27 +25,37 @@ def accuracy(preds: Tensor, targets: Tensor) -> Tensor:
         preds: scores of shape (items, classes, ...) for class numbers as targets. Or, in the shape of
             `targets`: logits for yes or no, where above 0 means yes (not probabilities, which are all above
             0), or whole numbers, which are compared directly.
-        targets: class numbers of shape (items, ...), or 0 and 1.
+        targets: class numbers of shape (items, ...), or 0 and 1 for no and yes. If some are below 0 and none
+            is 0, as with -1 and 1, the signs are compared; beside 0, those below 0 do not count.
 
     Raises:
         ValueError: the shapes fit neither.
     """
-    return right_answers(preds, targets).float().mean()
+    right = right_answers(preds, targets).float()
+    if not are_scores_of_yes(preds, targets):
+        return right.mean()
+    n_below, n_zeros, n_signs = signs(preds, targets)
+    are_signs = (n_below > 0) & (n_zeros == 0)
+    return torch.where(are_signs, n_signs / right.numel(), right.sum() / (right.numel() - n_below))
 
 
 class Accuracy(AsTheLoss, Sums):
     """`accuracy` over a pass, counted in whole numbers, so it is the same in any order of batches."""
 
     higher_is_better = True
-    added = ("n_right", "n_answers")
+    added = ("n_right", "n_answers", "signs")
     n_right: Any = 0
     n_answers: Any = 0
+    signs: Any = 0  # of targets in the shape of the scores, see `signs`
 
     def update(self, preds: Tensor, targets: Tensor) -> None:
+        scores = preds
         preds, targets = self.read(preds, targets)
         right = right_answers(preds, targets)
         if preds.shape == targets.shape:
             self.n_answers = self.n_answers + right.numel()
+            if are_scores_of_yes(preds, targets):
+                self.signs = self.signs + signs(scores, targets)
         else:  # numbers of classes
             counted = targets >= 0 if self.ignored is None else targets != self.ignored
             right, self.n_answers = right & counted, self.n_answers + counted.sum()
@@ -53,7 +63,10 @@ class Accuracy(AsTheLoss, Sums):
 
     def compute(self) -> float:
         """NaN if no target counts."""
-        n_right, n_answers = int(self.n_right), int(self.n_answers)  # the pass's one wait
+        n_below, n_zeros, n_signs = torch.as_tensor(self.signs).expand(3).tolist()  # the pass's wait
+        if n_below and not n_zeros:
+            return n_signs / self.n_answers
+        n_right, n_answers = int(self.n_right), int(self.n_answers) - n_below
         return n_right / n_answers if n_answers else math.nan
 
 
@@ -179,6 +192,17 @@ def right_answers(preds: Tensor, targets: Tensor) -> Tensor:
         "targets' own shape for yes or no, such as preds.squeeze(-1)."
         + (CLASSES_LAST if preds.dim() > 2 and preds.shape[:-1] == targets.shape else "")
     )
+
+
+def are_scores_of_yes(preds: Tensor, targets: Tensor) -> bool:
+    """Are they scores for yes or no, whose targets can be below 0?"""
+    return preds.shape == targets.shape and preds.is_floating_point() and targets.dtype.is_signed
+
+
+def signs(preds: Tensor, targets: Tensor) -> Tensor:
+    """The number of targets below 0, of those that are 0, and of preds on the right side of 0; shape (3,)."""
+    right = (preds > 0) == (targets > 0)
+    return torch.stack([(targets < 0).sum(), (targets == 0).sum(), right.sum()])
 
 
 def known_classes(

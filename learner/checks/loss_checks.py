@@ -31,6 +31,19 @@ CLASSES = (F.cross_entropy, F.nll_loss)
 TAKES_WHOLE = (F.poisson_nll_loss, F.soft_margin_loss)
 PROMOTES = (F.mse_loss, F.l1_loss, F.smooth_l1_loss)
 
+# losses of no and yes that compute a wrong number for other targets: which are wrong, and what to write
+RANGES: dict[Any, tuple[Callable[[Tensor], Any], str]] = {
+    F.binary_cross_entropy_with_logits: (
+        lambda targets: ((targets < 0) | (targets > 1)).any(),
+        "0 for no and 1 for yes: write (targets + 1) / 2 for -1 and 1, or use soft_margin_loss. For targets "
+        "that should not count, write a loss that leaves them out",
+    ),
+    F.soft_margin_loss: (
+        lambda targets: (targets == 0).any() and not (targets < 0).any(),
+        "-1 for no and 1 for yes: write targets * 2 - 1 for 0 and 1, or use binary_cross_entropy_with_logits",
+    ),
+}
+
 
 def torch_loss(loss_func: Any) -> Callable[..., Any] | None:
     """The function of `torch.nn.functional` that a loss computes; None for any other loss."""
@@ -78,6 +91,8 @@ def element_problems(preds: Tensor, targets: Tensor, known: Callable[..., Any]) 
     title = known.__name__
     if preds.shape != targets.shape and broadcast(preds, targets) and max(preds.numel(), targets.numel()) > 1:
         yield wrong_shapes(preds, targets, title)
+    if known in RANGES and targets.is_cpu:  # elsewhere the numbers would have to be waited for
+        yield from range_problems(targets, known)
     if targets.is_floating_point() or targets.is_complex() or known in TAKES_WHOLE:
         return
     message = f"the targets are {short(targets.dtype)}, but {title} compares floats: write targets.float()."
@@ -85,6 +100,17 @@ def element_problems(preds: Tensor, targets: Tensor, known: Callable[..., Any]) 
         yield LearnerWarning(message + " If they are classes, use cross_entropy as loss.")
     else:
         yield TypeError(message)
+
+
+def range_problems(targets: Tensor, known: Callable[..., Any]) -> Iterator[Exception]:
+    """Targets outside the range of a loss of yes and no, which computes a number for them all the same."""
+    is_wrong, takes = RANGES[known]
+    if not targets.numel() or not bool(is_wrong(targets)):
+        return
+    lowest, highest = (float(each) for each in targets.aminmax())
+    yield LearnerWarning(
+        f"the targets are from {lowest:g} to {highest:g}, but {known.__name__} takes {takes}."
+    )
 
 
 def class_problems(

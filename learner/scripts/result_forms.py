@@ -88,6 +88,8 @@ def metric_form(metric: Any, script: Script) -> str:
     title = kind.__name__
     if kind.__module__.startswith("callbacks.") and title in texts.METRICS:
         script.helpers[title] = texts.METRICS[title]
+        if title == "Accuracy":
+            script.helpers[title] = texts.accuracy(script.learn.loss_func, script.batch.values.get("targets"))
         return f"{title}()"
     if kind.__module__.startswith("callbacks."):
         known = ", ".join(["accuracy", *sorted(set(texts.METRICS) - {"Accuracy"})])

@@ -1,5 +1,14 @@
 """Means and metrics over a pass that scripts contain."""
 
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from callbacks.measures.as_the_loss import AsTheLoss
+
 MEAN = '''
 class Mean:
     """The mean loss of a pass: each batch counts by what its own mean divides by."""
@@ -49,16 +58,16 @@ class MeanOf:
 
 ACCURACY = '''
 class Accuracy:
-    """The share of items whose class has the highest score."""
+    """The share of items that are classified correctly."""
 
     def __init__(self):
         self.n_right, self.n_items = 0, 0
 
     def update(self, preds: torch.Tensor, targets: torch.Tensor) -> None:
-        if preds.shape == targets.shape:  # logits of yes or no, or classes
-            right = (preds > 0 if preds.is_floating_point() else preds) == targets
+        if preds.shape == targets.shape:
+            right = YES_OR_NO
         else:
-            right = preds.argmax(1) == targets
+            right = OF_CLASSES
         self.n_right = self.n_right + right.sum()
         self.n_items += right.numel()
 
@@ -117,6 +126,25 @@ class R2:
         exact = (self.squares == 0).double()  # of constant targets
         return torch.where(total <= 0, exact, 1 - self.squares / total).mean()
 '''
+
+
+def accuracy(loss_func: Any, targets: Any) -> str:
+    """The source of `Accuracy` for a loss and targets like these, which a metric reads as the loss does."""
+    seen = targets if isinstance(targets, Tensor) else torch.zeros(0)
+    reads = AsTheLoss()
+    reads.follow(loss_func)
+    yes_or_no = f"(preds > {reads.middle:g} if preds.is_floating_point() else preds) == targets"
+    of_classes = "preds.argmax(1) == targets"
+    if reads.is_one_hot and seen.is_floating_point() and seen.ndim > 1:
+        yes_or_no = "preds.argmax(1) == targets.argmax(1)"
+    elif seen.is_floating_point() and bool((seen < 0).any()):
+        yes_or_no = "(preds > 0) == (targets > 0)"
+        yes_or_no = f"({yes_or_no})[targets >= 0]" if bool((seen == 0).any()) else yes_or_no
+    elif reads.ignored is None and bool((seen < 0).any()):
+        of_classes = f"({of_classes})[targets >= 0]"
+    elif reads.ignored is not None and bool((seen == reads.ignored).any()):
+        of_classes = f"({of_classes})[targets != {reads.ignored}]"
+    return ACCURACY.replace("YES_OR_NO", yes_or_no).replace("OF_CLASSES", of_classes)
 
 
 def squares(name: str, title: str, end: str = "") -> str:

@@ -61,6 +61,31 @@ def test_probabilities_of_classes_as_targets_are_compared_by_their_largest():
     assert found["valid_f1"] == pytest.approx(f1_score(CLASSES, answers, average="macro"))
 
 
+def hinge(preds, targets):
+    return (1 - preds * targets).clamp(min=0).mean()
+
+
+@pytest.mark.parametrize(
+    "loss", [hinge, nn.SoftMarginLoss(), nn.MSELoss()], ids=["own", "soft margin", "squares"]
+)
+def test_targets_of_minus_one_and_one_are_compared_by_their_signs(loss):
+    model, targets = net(1), YES * 2 - 1
+    found = learner_of(model, loss, targets, accuracy).validate()
+    expected = ((model(X) > 0) == YES.bool()).float().mean().item()
+    assert found["valid_accuracy"] == pytest.approx(expected)
+    assert accuracy(model(X), targets).item() == pytest.approx(expected)
+
+
+def test_targets_below_0_do_not_count_beside_no_and_yes():
+    model, targets = net(1), YES.masked_fill(torch.arange(31).unsqueeze(1) % 3 == 0, -1)
+    found = learner_of(
+        model, lambda preds, targets: hinge(preds, targets * 2 - 1), targets, accuracy
+    ).validate()
+    expected = ((model(X) > 0) == YES)[targets >= 0].float().mean().item()
+    assert found["valid_accuracy"] == pytest.approx(expected)
+    assert accuracy(model(X), targets).item() == pytest.approx(expected)
+
+
 def own(preds, targets):
     return F.cross_entropy(preds, targets)
 

@@ -56,6 +56,10 @@ def two_stops(model, data):
     return learner(model, data, F.cross_entropy, SGD, *stops, metrics=[accuracy])
 
 
+def stopped_by_accuracy(model, data, loss):
+    return learner(model, data, loss, SGD, EarlyStopping("valid_accuracy", patience=1), metrics=[accuracy])
+
+
 def from_tensors(model, tensors, **options):
     return learner(model, Data.from_tensors(*tensors, seed=3, **options))
 
@@ -73,6 +77,14 @@ LEARNERS = {
     "lambda": (lambda m, d: learner(m, d, F.cross_entropy, lambda p: torch.optim.Adam(p, 0.01)), {}),
     "class_weights": (with_class_weights, {}),
     "two_stops": (two_stops, {}),
+    "share": (
+        partial(stopped_by_accuracy, loss=nn.BCELoss()),
+        {"model": "models.py:Share", "data": "models.py:yes_or_no"},
+    ),
+    "signs": (
+        partial(stopped_by_accuracy, loss=models.hinge),
+        {"model": "models.py:YesOrNo", "data": "models.py:signs"},
+    ),
     "sum": (lambda m, d: learner(m, d, partial(F.cross_entropy, reduction="sum")), {}),
     "renamed": (lambda m, d: learner(m, d, models.loss_func), {}),
     "two_outputs": (

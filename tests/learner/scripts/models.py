@@ -157,6 +157,38 @@ def one_batch():
     return inputs, targets
 
 
+class YesOrNo(nn.Module):
+    """A model that answers with one number per item, which is a probability or has a sign."""
+
+    def __init__(self, is_share: bool = False):
+        super().__init__()
+        self.layer = nn.Linear(4, 1)
+        self.last = nn.Sigmoid() if is_share else nn.Identity()
+
+    def forward(self, x):
+        return self.last(self.layer(x)).squeeze(1)
+
+
+class Share(YesOrNo):
+    def __init__(self):
+        super().__init__(is_share=True)
+
+
+def yes_or_no(low: float = 0.0):
+    inputs, targets = tensors(60)
+    targets = low + (1 - low) * (targets == 1)
+    parts = list(zip(inputs.split(10), targets.split(10), strict=True))
+    return parts[:3], parts[3:]
+
+
+def signs():
+    return yes_or_no(-1.0)
+
+
+def hinge(preds, targets):
+    return (1 - preds * targets).clamp(min=0).mean()
+
+
 def focal(preds, targets):
     losses = nn.functional.cross_entropy(preds, targets, reduction="none")
     return ((1 - (-losses).exp()) ** 2 * losses).mean()
