@@ -53,7 +53,7 @@ OPERATIONS = ("place", "forward", "compute_loss", "backward", "step", "zero_grad
 class Order(IntEnum):
     """The phase of a callback. Events call callbacks phase by phase, each in the order they were passed."""
 
-    PREPARE = 1  #: set up: place on the device, wrap the model
+    PREPARE = 1  #: set up: move to the device, wrap the model
     TRANSFORM = 2  #: change the batch
     GRADIENT = 3  #: change the gradient
     MEASURE = 4  #: compute numbers; `learn.results` is written here

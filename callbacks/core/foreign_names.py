@@ -70,7 +70,7 @@ CALLBACK_WORDS = by_word(
         "Checkpoint": "ModelCheckpoint SaveModel SaveModelCallback BackupAndRestore CheckpointSaver "
         "DiskSaver OnExceptionCheckpoint TrainEndCheckpoint",
         "RNNReset": "ModelResetter",
-        "learn.check()": "ModelSummary",
+        "learn.summary()": "ModelSummary RichModelSummary",
         "learn.fit_one_cycle(...)": "OneCycle OneCycleScheduler",
         "learn.fit_one_cycle(...), or TorchScheduler": "OneCycleLR",
         "PearsonCorr": "PearsonCorrCoef",
