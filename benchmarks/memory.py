@@ -1,7 +1,8 @@
 """The memory of a fit of a million steps, and of a fit of a larger model compared with a plain loop.
 
 Run: python benchmarks/memory.py [steps], or python benchmarks/memory.py larger, or
-python benchmarks/memory.py save [megabytes] [rounds], or python benchmarks/memory.py epochs [number]
+python benchmarks/memory.py save [megabytes] [rounds], or
+python benchmarks/memory.py epochs [number] [epochs per checkpoint]
 
 The first part shows peak and growth of memory, and the time per step at every tenth of the fit. The model
 has one weight, the batches one item; there is one epoch, with the defaults except Progress. The record of
@@ -18,7 +19,7 @@ a new file, a wait for the disk, and a rename. Overwriting a file in place is fa
 the new one. TMPDIR=/dev/shm leaves out the disk, which varies.
 
 The fourth part is a fit of 4,000 epochs of one batch with a checkpoint after each: memory and time per epoch
-at every tenth of the fit.
+at every tenth of the fit. `epochs 100000 100` fits 100,000 epochs, with a checkpoint after every hundredth.
 """
 
 from __future__ import annotations
@@ -101,9 +102,9 @@ def main(n_steps: int) -> None:
     fit(1, n_steps)
 
 
-def epochs(n_epochs: int = 4000) -> None:
+def epochs(n_epochs: int = 4000, interval: int = 1) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        fit(n_epochs, 1, Checkpoint(Path(folder, "run")))
+        fit(n_epochs, 1, Checkpoint(Path(folder, "run"), every=f"{interval} epochs"))
 
 
 def fit(n_epochs: int, n_steps: int, *callbacks: Callback) -> None:

@@ -49,6 +49,7 @@ class History:
         self.directions: dict[str, Direction] = {}
         self._losses, self._rates = Scalars(), Scalars()
         self._packed_rows, self._packed_validations = PackedRows(), PackedRows()
+        self._names: dict[str, str] = {}  # one string for all rows: each epoch builds its names again
 
     @property
     def steps(self) -> dict[str, array[float]]:
@@ -67,11 +68,15 @@ class History:
 
     def add_epoch(self, results: dict[str, Any], seconds: float) -> None:
         """Add an epoch's row."""
-        self.rows.append({"epoch": len(self.rows), **results, "seconds": seconds})
+        self.rows.append({"epoch": len(self.rows), **self._named(results), "seconds": seconds})
 
     def add_validation(self, step: int, results: dict[str, Any]) -> None:
         """Add the results of a validation at this step, in the epoch whose row does not exist yet."""
-        self.validations.append({"step": step, "epoch": len(self.rows), **results})
+        self.validations.append({"step": step, "epoch": len(self.rows), **self._named(results)})
+
+    def _named(self, results: dict[str, Any]) -> dict[str, Any]:
+        """The same results, with the strings of earlier rows as names."""
+        return {self._names.setdefault(name, name): value for name, value in results.items()}
 
     def read(self) -> None:
         """Copy numbers that are still on the device to main memory."""

@@ -30,6 +30,14 @@ def test_of_a_long_history_the_table_shows_both_ends():
     assert history._repr_html_().count("<tr>") == 32
 
 
+def test_the_rows_of_many_epochs_share_the_strings_of_their_names():
+    history = history_of(*({"_".join(["train", "loss"]): 1.0} for _ in range(3)))
+    history.add_validation(1, {"_".join(["train", "loss"]): 1.0})
+    names = [name for row in (*history.rows, *history.validations) for name in row if name == "train_loss"]
+    assert len(names) == 4
+    assert len({id(name) for name in names}) == 1
+
+
 def test_the_table_shows_why_a_fit_was_stopped():
     history = history_of({"a": 1}, {"a": 2})
     history.stops.append((1, "a < b"))
