@@ -157,7 +157,7 @@ def measure(learn: FullLearner, n_steps: int = 50) -> StepCost:
 
     The learner trains for some steps in a sandbox, several times. Callbacks that can write files or send
     numbers are left out and listed. If a step takes more than 50 ms, the steps with clocks inside are also
-    used for the total, and the plain loop takes half as many.
+    used for the total, and the plain loop takes a quarter as many.
 
     Args:
         learn: the learner.
@@ -181,8 +181,8 @@ def measure(learn: FullLearner, n_steps: int = 50) -> StepCost:
         timed.add(watch, meter)
         is_slow = ranks.first(lambda watch=watch: watch.is_slow)  # all processes run the same loops
         plain.add(watch if is_slow else run(learn, n_each, left_out))
-        if why_not_bare is None:
-            n_bare = n_each // 2 if is_slow else n_each
+        if why_not_bare is None and not (is_slow and bare.works):  # it runs once, between the two others
+            n_bare = n_steps // 4 if is_slow else n_each
             why_not_bare = why_no_bare_loop(learn) or run_bare(learn, n_bare, bare)
     reads = Meter() if plain.device.type == "cpu" else run_reads(learn, left_out, plain.device)
     if not plain.works:

@@ -57,7 +57,7 @@ class Runs:
 def run(learn: FullLearner, n_steps: int, left_out: dict[str, str], meter: Meter | None = None) -> Watch:
     """A fit; a meter puts a clock around each call of the loop."""
     with alone(learn, left_out):
-        watch = Watch(learn, n_steps, n_warm=N_WARM)
+        watch = Watch(learn, n_steps, n_warm=N_WARM, n_passes=Conductor.N_EPOCHS)
         with steps_shown(watch, "steps with clocks" if meter else "steps"):
             return fit(learn, watch, meter)
 
@@ -78,7 +78,7 @@ def run_reads(learn: FullLearner, left_out: dict[str, str], device: torch.device
     with alone(learn, left_out):
         meter = Meter()
         with Reads(meter, device):
-            fit(learn, Watch(learn, BLOCK + 1), meter)
+            fit(learn, Watch(learn, BLOCK + 1, n_passes=Conductor.N_EPOCHS), meter)
     return meter
 
 

@@ -38,7 +38,8 @@ class Watch:
 
     A pass ends early after enough steps; a validation pass has two batches. On an accelerator the last step
     of each block and pass waits until the device has finished. `make_batches` takes the loader. Before the
-    `n_steps` there are `n_warm` steps that are not measured, or only one if the steps are slow.
+    `n_steps` there are `n_warm` steps that are not measured, or only one if the steps are slow. If there must
+    be several passes, the first ones leave a step for each of the others.
     """
 
     def __init__(
@@ -47,8 +48,10 @@ class Watch:
         n_steps: int,
         make_batches: Callable[[Any], Iterable[Any]] | None = None,
         n_warm: int = 0,
+        n_passes: int = 1,
     ):
         self.learn, self.n_steps, self.n_warm = learn, n_steps + n_warm, n_warm
+        self.n_passes = n_passes  # at least
         self.make_batches = make_batches or learn.data.batches
         self.waits: list[float] = []  # seconds, of each step
         self.works: list[float] = []
@@ -67,6 +70,10 @@ class Watch:
         """Does a step take so long that fewer of them are enough? The first one may prepare something."""
         return len(self.works) > 1 and min(self.works[1:]) > SLOW
 
+    def ends_pass(self, n_done: int) -> bool:
+        """Is the pass over after this number of steps?"""
+        return n_done >= self.n_steps - max(self.n_passes - len(self.firsts), 0)
+
     def batches(self, loader: Any) -> Iterator[Any]:
         """The batches of a pass."""
         return self.train(loader) if self.learn.training else islice(self.make_batches(loader), 2)
@@ -79,7 +86,7 @@ class Watch:
             got = perf_counter()
             yield batch
             n_done = len(self.works) + 1
-            if n_done >= self.n_steps or n_done % BLOCK == 0:
+            if self.ends_pass(n_done) or n_done % BLOCK == 0:
                 wait_for(self.device)
             done = perf_counter()
             self.waits.append(got - asked)
@@ -88,7 +95,7 @@ class Watch:
                 self.n_steps, self.n_warm = self.n_steps - self.n_warm + 1, 1
             self.after_step()
             self.show(n_done, self.n_steps)
-            if n_done >= self.n_steps:
+            if self.ends_pass(n_done):
                 return
             asked = perf_counter()
 
