@@ -17,6 +17,7 @@ from torch.nn.modules import module as of_all
 from torch.utils.hooks import RemovableHandle
 
 from callbacks.fast.fallback_reasons import NOT_USERS, Unfit
+from callbacks.place.device import are_same
 
 CODE = attrgetter("__code__")
 #: The hooks of a parameter: None, or a dict that stays, empty, where a hook was removed.
@@ -140,11 +141,6 @@ class NoHooks:
             found = [each._modules.values() for each in modules if each._modules]
             self._layers = [(each, [*each]) for each in found]
         return not any(self._tables)
-
-
-def are_same(some: Collection[Any], others: Collection[Any]) -> bool:
-    """Do two collections hold the very same objects?"""
-    return len(some) == len(others) and all(map(is_, some, others))
 
 
 def is_hooked(model: nn.Module) -> str:

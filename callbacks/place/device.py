@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import UserDict
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
 from dataclasses import fields, is_dataclass
 from functools import partial
 from operator import is_
@@ -130,8 +130,8 @@ def owned(learn: LearnerProtocol) -> list[Any]:
     return [learn.model, learn.loss_func, learn.optimizer, *(each for _, each in declared(learn))]
 
 
-def are_same(some: list[Any], others: list[Any]) -> bool:
-    """Are they the same objects?"""
+def are_same(some: Collection[Any], others: Collection[Any]) -> bool:
+    """Do two collections hold the very same objects?"""
     return len(some) == len(others) and all(map(is_, some, others))
 
 

@@ -175,7 +175,7 @@ def without_trace(learn: FullLearner, report: Report) -> Iterator[None]:
     kept, optimizer = pass_state(learn), learn.optimizer
     fitting, started = learn.fitting, learn.loop.started
     callbacks = tuple(learn.callbacks)
-    with learn.sandbox(), on_its_device(learn.model), loss_kept(learn.loss_func):
+    with learn.sandbox(), on_its_device(learn.model):
         learn.loop.connect(learn, filter(takes_part, callbacks))
         learn.fitting, learn.epoch, learn.n_epochs = True, 0, max(1, learn.n_epochs)
         learn.loop.started = []
@@ -199,19 +199,6 @@ def takes_part(callback: Callback) -> bool:
     if callback.order == Order.MEASURE:
         return isinstance(callback, Metrics) or any(map(callback.listens_to, BATCH_EVENTS))
     return callback.order == Order.DECIDE and bool(callback.monitors)
-
-
-@contextmanager
-def loss_kept(loss_func: Any) -> Iterator[None]:
-    """Restore the parameters and buffers of a loss function that is a module."""
-    tensors = named_tensors(loss_func).values() if isinstance(loss_func, nn.Module) else ()
-    copies = [(tensor, tensor.detach().clone()) for tensor in tensors]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for tensor, old in copies:
-                tensor.copy_(old)
 
 
 @contextmanager

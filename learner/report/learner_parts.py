@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
-from callbacks.core.contract import Callback
+from callbacks.core.contract import Callback, LearnerProtocol
 from callbacks.core.modules import plain_name
 from callbacks.optim.optimizers import title_of
 from learner.data.loaders import n_batches_of
@@ -105,7 +105,7 @@ def in_words(value: Any) -> str:
     return textwrap.shorten(str(value), WIDTH, placeholder=" ...")
 
 
-def monitored_by(learn: FullLearner) -> str | None:
+def monitored_by(learn: LearnerProtocol) -> str | None:
     """The result that decides which epoch is best: of a `Checkpoint`, of `EarlyStopping`, of another one."""
     found = [each for each in learn.callbacks if each.monitors]
     found.sort(key=lambda each: (not each.saves_checkpoints, not each.restores_weights))

@@ -31,6 +31,7 @@ from learner.files.run_files import BEST, FINAL, read_facts, write_facts, write_
 from learner.inference.one_item import training_samples
 from learner.learner import Learner
 from learner.recipes.recipe import Recipe
+from learner.report.learner_parts import monitored_by
 from learner.state.fingerprint import versions
 from learner.state.loss_state import loss_state
 
@@ -175,13 +176,6 @@ class RunRecorder(Callback):
             write()
         except (OSError, ValueError, RuntimeError) as error:
             warn(f"{self.folder}: {what} could not be written: {error}. Training continues.")
-
-
-def monitored_by(learn: LearnerProtocol) -> str | None:
-    """The result that decides which epoch is best: of a `Checkpoint`, of `EarlyStopping`, of another one."""
-    found = [each for each in learn.callbacks if each.monitors]
-    found.sort(key=lambda each: (not each.saves_checkpoints, not each.restores_weights))
-    return found[0].monitors[0] if found else None
 
 
 def direction_of(learn: LearnerProtocol, name: str) -> Direction | None:
