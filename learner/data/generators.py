@@ -6,13 +6,14 @@ import functools
 import random
 import types
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from callbacks.core import draws
 from callbacks.core.warning import warn
 from learner.messages.keywords import takes
 
@@ -47,6 +48,17 @@ def set_generator_states(root: Any, states: Mapping[str, Mapping[str, Any]]) -> 
             f"a {type(root).__name__} had random generators at {', '.join(map(repr, lost))}, which are "
             "missing now, so its random numbers will differ. Create them in the __init__ of the object."
         )
+
+
+@contextmanager
+def undrawn(root: Any) -> Iterator[None]:
+    """Restore, at the end, the global random states and the generators that an object holds."""
+    own = generator_states(root)
+    try:
+        with draws.undrawn():
+            yield
+    finally:
+        set_generator_states(root, own)
 
 
 def generators_in(root: Any) -> dict[str, Any]:

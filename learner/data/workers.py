@@ -9,8 +9,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
-from callbacks.core import draws
-from learner.data.generators import generator_states, set_generator_states
+from learner.data.generators import undrawn
 from learner.data.seeded import Seeded
 
 
@@ -132,18 +131,15 @@ class WaitingWorkers:
 
     def _reset(self, loader: DataLoader[Any]) -> None:
         """Start the workers; `DataLoader.__iter__` calls this method of existing workers."""
-        states, own = draws.take(), generator_states(loader)
         dataset: Any = loader.dataset
         if isinstance(dataset, Seeded):
             dataset.base_seed = self._base_seed
         try:
-            with sampler_replaced(loader, ()):  # nothing is fetched yet
+            with undrawn(loader), sampler_replaced(loader, ()):  # nothing is fetched yet
                 workers: Any = loader._get_iterator()
         finally:
             if isinstance(dataset, Seeded):
                 dataset.base_seed = None
-        draws.put(states)
-        set_generator_states(loader, own)
         workers._base_seed, workers._index_sampler = self._base_seed, self._index_sampler
         loader._iterator = workers
         workers._reset(loader)
@@ -158,9 +154,7 @@ def pass_the_end(loader: Any) -> None:
     has_ended = isinstance(state, dict) and state.get("_iterator_finished")
     if not has_ended or not isinstance(loader, DataLoader):
         return
-    states, own = draws.take(), generator_states(loader)
-    ended = loader._get_iterator()  # this consumes the state
+    with undrawn(loader):
+        ended = loader._get_iterator()  # this consumes the state
     if loader.persistent_workers and loader.num_workers:
         loader._iterator = ended
-    draws.put(states)
-    set_generator_states(loader, own)

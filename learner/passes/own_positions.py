@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from callbacks.core import draws
 from learner.data import workers
 from learner.data.batching import TensorLoader
-from learner.data.generators import generator_states, set_generator_states
+from learner.data.generators import generator_states, set_generator_states, undrawn
 
 END = object()
 
@@ -136,12 +136,3 @@ def past_the_end(loader: Any, first: Iterator[Any], batches: Callable[[], Iterab
 def is_of_nodes(loader: Any) -> bool:
     """Is this a `torchdata.nodes.Loader`?"""
     return hasattr(loader, "restart_on_stop_iteration") and has_own_position(loader)
-
-
-@contextmanager
-def undrawn(loader: Any) -> Iterator[None]:
-    """Restore, at the end, the global random states and the generators of a loader."""
-    own = generator_states(loader)
-    with draws.undrawn():
-        yield
-    set_generator_states(loader, own)
