@@ -14,7 +14,7 @@ from learner.data.items import both_have_time_first, counts_of, lengths_of
 from learner.data.loaders import is_one_shot, n_batches_of
 from learner.data.tensors import describe
 from learner.messages.problems import LearnerWarning
-from learner.passes.passes import title_of
+from learner.passes.source import title_of
 from learner.state.protocol import FullLearner
 
 

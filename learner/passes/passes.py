@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import BatchSampler, DataLoader
 
-from callbacks.core.contract import LearnerProtocol, LearnerWarning
+from callbacks.core.contract import LearnerProtocol
 from callbacks.core.output import print_line
 from callbacks.core.ranks import ALONE, Ranks
 from learner.data.data import Data
@@ -17,88 +17,11 @@ from learner.data.leaks import checked
 from learner.data.loaders import describe_loader, is_function, is_sequence, n_batches_of
 from learner.data.samples import Samples
 from learner.data.sharing import Share, Shared, check_alike, sample_of, sharding_of, unchecked
-from learner.data.tensors import counted
 from learner.messages.problems import report_problems
-from learner.passes import positions, streams, worker_copies
+from learner.passes import positions, worker_copies
 from learner.passes.epoch_numbers import set_epoch
 from learner.passes.own_positions import draw_nothing_at_start, keeps_passes, past_the_end
-
-
-def title_of(name: str) -> str:
-    """The words for the data of a pass, in messages."""
-    return {"train": "training", "valid": "validation"}.get(name, f"{name!r} validation")
-
-
-class Source(streams.Passes):
-    """Facts about a loader that the passes over it have shown.
-
-    Args:
-        loader: the loader or function in the data.
-
-    Attributes:
-        claim: its `len` when the last pass started; None if it has no `len`.
-        given: the number of batches of the last whole pass; None before there was one.
-        is_reported: was a wrong length reported?
-        is_restored: was the loader restored from a checkpoint, and has no new pass started since?
-    """
-
-    is_reported: bool
-    is_restored: bool
-
-    def __init__(self, loader: Any):
-        super().__init__(loader)
-        self.claim: int | None = None
-        self.given = None
-        self.is_reported = self._was_right = self.is_restored = False
-
-    def saved_state(self, *, with_this: bool, group: int = 1) -> dict[str, Any]:
-        """The state of the loader in a checkpoint.
-
-        Args:
-            with_this: also of the current pass.
-            group: the number of batches that the processes took in one step.
-        """
-        state = super().saved_state(with_this=with_this)
-        passes = [[n * group, *others] for n, *others in state["passes"]]
-        return {
-            **state,
-            "passes": passes,
-            "claim": self.claim,
-            "given": self.given,
-            "is_reported": self.is_reported,
-        }
-
-    def catch_up(self, kept: dict[str, Any], batches: Any) -> int | None:
-        """Fetch the batches that were fetched before a checkpoint, and restore what was known."""
-        n_fetched = 0 if self.is_restored else super().catch_up(kept, batches)
-        self.claim, self.given, self.is_reported = kept["claim"], kept["given"], kept["is_reported"]
-        return n_fetched
-
-    def report(self, name: str, epoch: int, reported: set[Any]) -> Iterator[Exception]:
-        """Report a wrong length once.
-
-        Args:
-            name: of the pass, such as `"train"`.
-            epoch: of the pass.
-            reported: what was reported before, in a sandbox too; this report is added.
-        """
-        n_given, claim = self.n_fetched, self.claim
-        if claim is None or self.is_reported or n_given == claim or (n_given < claim and not self.is_whole):
-            self._was_right = self._was_right or n_given == claim
-            return
-        if name == "train" and self._was_right and n_given < claim:
-            return  # the loader is used up, which EpochWatch reports
-        self.is_reported = True
-        if f"length {id(self.loader)}" in reported:
-            return
-        reported.add(f"length {id(self.loader)}")
-        more = "" if self.is_whole else "at least "
-        yield LearnerWarning(
-            f"the {title_of(name)} data claims to have {counted(claim, 'batch', 'batches')}, but yielded "
-            f"{more}{n_given} in epoch {epoch}: {describe_loader(self.loader)}. Schedules were wrong in this "
-            "epoch; from now on, schedules, accumulation and progress use the true number. Correct the "
-            "__len__ of the loader, or find out why its batches end early."
-        )
+from learner.passes.source import Source, cannot_be_rewound, title_of
 
 
 @dataclass
@@ -258,7 +181,7 @@ class Known:
                     f"the {name} data may continue over epochs: {n_fetched} batches were fetched again"
                 )
             elif n_fetched is None and source.continues:
-                report_problems([streams.cannot_be_rewound(name, loader)])
+                report_problems([cannot_be_rewound(name, loader)])
 
 
 def compared_workers(learn: Any, loader: Any, batches: Iterator[Any]) -> Iterator[Any]:
