@@ -5,7 +5,7 @@
 The lines by hand are the lines of code in the training loops, including the `for` or `while`, without blank
 lines and comments. The loops are those in `by_hand` of a port, or in `main` of the script that
 `learner to-script` writes for a recipe. The lines here are those that a port adds to the library's loop: the
-functions and methods that its page shows under "The same training as a composition", and functions within
+functions and methods that its page shows under "The same training with a learner", and functions within
 `make_learner`. Constructors, settings and what `by_hand` also calls are not counted.
 
 The line after a comment such as `% port generative.dcgan` or `% recipe digits` is replaced.
@@ -54,7 +54,7 @@ def of_port(name: str) -> str:
     added = [each for part in shown for each in functions_in(part)]
     return (
         words(n_lines(source, loops_in(by_hand)), n_lines(source, added))
-        + f" · {n_equal(name):,} equal numbers"
+        + f" · {n_equal(name):,} identical weights"
     )
 
 
@@ -67,13 +67,13 @@ def of_recipe(name: str) -> str:
 
 def words(by_hand: int, here: int) -> str:
     """Both counts as a card shows them."""
-    return f"**Loop: {by_hand} lines by hand, {here or 'none'} here**"
+    return f"**Loop: {by_hand} lines by hand, {here or 'none'} with a learner**"
 
 
 def composition_of(name: str) -> list[str]:
-    """The classes and functions that the page of a port shows as its composition."""
+    """The classes and functions that the page of a port shows as its learner."""
     page = (HERE / f"{name.replace('.', '/')}.md").read_text(encoding="utf-8")
-    shown = page.split("## The same training as a composition")[1].split("\n## ")[0]
+    shown = page.split("## The same training with a learner")[1].split("\n## ")[0]
     return re.findall(r":pyobject: (\w+)", shown)
 
 
@@ -117,7 +117,7 @@ def n_equal(name: str) -> int:
 
 
 def seconds_of(name: str) -> float:
-    """The median time of five trainings of the composition."""
+    """The median time of five trainings with the learner."""
     port, times = port_of(name), []
     for _ in range(5):
         start = time.perf_counter()

@@ -1,6 +1,6 @@
 """Draw the pictures of the gallery: `python docs/gallery/draw.py`, a few minutes on one core.
 
-The ports of the tests have random data and train for a moment. Here the same compositions get real data,
+The ports of the tests have random data and train for a moment. Here the same learners get real data,
 wider networks and more epochs, with fixed seeds.
 """
 

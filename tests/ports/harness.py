@@ -25,7 +25,7 @@ NAMES = sorted(f"{path.parent.name}.{path.stem}" for path in HERE.glob("*/*.py")
 
 @dataclass
 class Port:
-    """A public training script: the loop as it is written by hand, and the same training as a composition.
+    """A public training script: the loop as it is written by hand, and the same training with a learner.
 
     Attributes:
         by_hand: trains and returns every trained tensor by name.
@@ -33,7 +33,7 @@ class Port:
         weights: returns every trained tensor of a learner by the names that `by_hand` uses.
         n_epochs: length of the fit.
         killed_at: the weight update after which the run is killed.
-        refused: callbacks that the composition cannot hold, each with a part of the message.
+        refused: callbacks that the learner cannot use, each with a part of the message.
     """
 
     by_hand: Callable[[], dict[str, Tensor]]
@@ -72,7 +72,7 @@ class CopyFolder(Callback):
 
 
 def train(port: Port, *callbacks: Callback, **fit_options: Any) -> dict[str, Tensor]:
-    """Train the composition in one fit and return its weights."""
+    """Train the learner in one fit and return its weights."""
     learn = port.make_learner(*callbacks)
     learn.fit(port.n_epochs, **fit_options)
     return port.weights(learn)

@@ -1,4 +1,4 @@
-"""Train a critic with a gradient penalty five times for each step of the generator, as WGAN-GP does.
+"""Train a critic with a gradient penalty more often than the generator, as WGAN-GP does.
 
 Source: Gulrajani et al. 2017, arXiv:1704.00028, algorithm 1.
 """
