@@ -86,7 +86,8 @@ class Known:
         restored = source if source is not None and source.is_restored else None
         if restored and restored.given is not None and getattr(loader, "persistent_workers", False):
             draw_nothing_at_start(loader)  # an earlier pass has drawn the seed of the workers
-        rest = compared_workers(learn, loader, iter(batches()))
+        made = batches()
+        rest = compared_workers(learn, loader, made, iter(made))
         if restored is None:
             return rest
         restored.is_restored = False
@@ -184,14 +185,13 @@ class Known:
                 report_problems([cannot_be_rewound(name, loader)])
 
 
-def compared_workers(learn: Any, loader: Any, batches: Iterator[Any]) -> Iterator[Any]:
-    """The batches; in the first pass over an iterable data set, its workers are compared."""
-    is_alone = isinstance(loader, DataLoader) and learn.ranks is ALONE
-    known = is_alone and worker_copies.may_be_copies(loader) and f"workers of {id(loader)}"
-    if not known or known in learn.reported:
+def compared_workers(learn: Any, loader: Any, made: Any, batches: Iterator[Any]) -> Iterator[Any]:
+    """The batches of `made`; in a first pass over an iterable data set, its workers are compared."""
+    known = f"workers of {id(loader)}"
+    if learn.ranks is not ALONE or known in learn.reported or not worker_copies.may_be_copies(made):
         return batches
     learn.reported.add(known)
-    return worker_copies.compared(loader, batches, title_of(learn.pass_name))
+    return worker_copies.compared(made, batches, title_of(learn.pass_name))
 
 
 def watched(learn: LearnerProtocol, source: Source, batches: Iterator[Any]) -> Iterator[Any]:

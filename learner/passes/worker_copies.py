@@ -16,6 +16,9 @@ from learner.data.loaders import describe_loader
 from learner.messages.problems import report_problems
 
 N_NUMBERS = 4096  # of each tensor that are compared
+N_OF_ITEM = 256  # numbers of each item that are compared in any order
+N_ITEMS = 1_000_000  # items that are compared in any order, with 8 bytes each
+FEWEST = 4  # items of a worker: fewer may be equal by chance
 Facts = list[tuple[torch.Size, bytes, bool]]
 
 
@@ -31,14 +34,32 @@ def may_be_copies(loader: Any) -> bool:
 
 
 def compared(loader: Any, batches: Iterator[Any], title: str) -> Iterator[Any]:
-    """Yield the batches, and compare the first ones of the workers: two of each."""
-    facts = list[Facts]()
+    """Yield the batches, and compare the first two of each worker; then all items, in any order."""
+    facts, items = list[Facts](), list[Tensor]()
     for batch in islice(batches, 2 * loader.num_workers):
-        facts.append([facts_of(each) for each in tensors_in(batch) if is_plain(each)])
+        tensors = plain_tensors(batch)
+        facts.append(list(map(facts_of, tensors)))
+        items.append(marks_of(tensors))
         yield batch
     if are_copies(facts, loader.num_workers):
-        report_problems([copies_warning(loader, title)])
-    yield from batches
+        reason = "the first batches of its workers are equal"
+        report_problems([copies_warning(loader, title, reason)])
+        yield from batches
+        return
+    n_items = sum(map(len, items))
+    for batch in batches:
+        if n_items <= N_ITEMS:
+            items.append(marks_of(plain_tensors(batch)))
+            n_items += len(items[-1])
+        yield batch
+    if n_items <= N_ITEMS and are_shuffled_copies(items, loader.num_workers):
+        reason = "its workers yield the same items in different orders"
+        report_problems([copies_warning(loader, title, reason)])
+
+
+def plain_tensors(batch: Any) -> list[Tensor]:
+    """The tensors of a batch whose numbers can be listed."""
+    return [each for each in tensors_in(batch) if is_plain(each)]
 
 
 def is_plain(tensor: Tensor) -> bool:
@@ -61,10 +82,31 @@ def are_copies(facts: list[Facts], n_workers: int) -> bool:
     return are_equal and (not second or second[0] != first[0])
 
 
-def copies_warning(loader: Any, title: str) -> LearnerWarning:
+def marks_of(tensors: list[Tensor]) -> Tensor:
+    """A number for each item of a batch that differs if the item does, shape (items,)."""
+    n_items = next((len(each) for each in tensors if each.ndim), 0)
+    found = torch.zeros(n_items, dtype=torch.float64)
+    for each in tensors:
+        if each.ndim and len(each) == n_items > 0 and not each.is_complex():
+            numbers = each.detach().reshape(n_items, -1)
+            numbers = numbers[:, :: max(1, numbers.shape[1] // N_OF_ITEM)].cpu().double().nan_to_num()
+            found += (numbers * torch.arange(1, numbers.shape[1] + 1).sin()).sum(1)
+    return found
+
+
+def are_shuffled_copies(items: list[Tensor], n_workers: int) -> bool:
+    """Do all workers, which take turns, yield the same items, most of which are different?"""
+    own = [torch.cat([*items[n::n_workers], torch.zeros(0)]).sort().values for n in range(n_workers)]
+    if len(own[0]) < FEWEST or 2 * len(own[0].unique()) < len(own[0]):
+        return False
+    # batches of other lengths may add up an item's numbers in another order
+    return all(len(each) == len(own[0]) and torch.allclose(each, own[0], 1e-9, 1e-12) for each in own)
+
+
+def copies_warning(loader: Any, title: str, reason: str) -> LearnerWarning:
     """A warning that each item comes once from every worker."""
     return LearnerWarning(
         f"the {title} data, {describe_loader(loader)}, yields each item {loader.num_workers} times per pass: "
-        "the first batches of its workers are equal, since each iterates over all items. Divide the items in "
-        "the data set's __iter__ with torch.utils.data.get_worker_info(), or pass num_workers=1."
+        f"{reason}, since each iterates over all of them. Divide the items in the data set's "
+        " __iter__ with torch.utils.data.get_worker_info(), or pass num_workers=1."
     )

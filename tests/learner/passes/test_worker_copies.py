@@ -29,6 +29,14 @@ class Stream(IterableDataset):
         return iter(self.items[worker.id :: worker.num_workers] if self.shares else self.items)
 
 
+class Shuffled(Stream):
+    """The same, in an order that each worker draws."""
+
+    def __iter__(self):
+        items = list(super().__iter__())
+        return iter([items[n] for n in torch.randperm(len(items)).tolist()])
+
+
 def fit(loader, valid=None):
     sgd = partial(torch.optim.SGD, lr=0.1)
     learn = Learner(nn.Linear(3, 1), Data(loader, valid), F.mse_loss, sgd)
@@ -45,6 +53,15 @@ def test_items_that_come_from_each_worker_raise_one_warning(n_items):
     assert learn.n_samples == 2 * 2 * n_items
 
 
+@pytest.mark.parametrize("is_function", [False, True])
+def test_items_that_come_from_each_worker_in_another_order_raise_one_warning(is_function):
+    loader = DataLoader(Shuffled(), 5, num_workers=2)
+    expected = "yields each item 2 times per pass: its workers yield the same items in different"
+    with pytest.warns(LearnerWarning, match=expected) as caught:
+        fit((lambda: loader) if is_function else loader)
+    assert len(caught) == 1
+
+
 def test_items_of_validation_that_come_from_each_worker_raise_a_warning():
     valid = DataLoader(Stream(), 4, num_workers=2)
     with pytest.warns(LearnerWarning, match="the validation data, .* yields each item 2 times"):
@@ -56,10 +73,13 @@ def test_items_of_validation_that_come_from_each_worker_raise_a_warning():
     [
         (Stream(shares=True), {"num_workers": 2}),
         (Stream(), {"num_workers": 1}),
+        (Shuffled(shares=True), {"num_workers": 2}),
+        (Shuffled(ITEMS * 2, shares=True), {"num_workers": 2}),
+        (Shuffled([(torch.full((3,), n % 2.0), torch.ones(1)) for n in range(32)]), {"num_workers": 2}),
         (Stream(ITEMS[:1] * 8), {"num_workers": 2}),
         (Stream([(torch.ones(3), torch.ones(1))] * 8), {"num_workers": 2}),
     ],
-    ids=["shares", "one worker", "one item again", "constant"],
+    ids=["shares", "shuffled", "shuffled twice", "bits", "one worker", "one item again", "constant"],
 )
 def test_other_streams_raise_no_warning(stream, options):
     with warnings.catch_warnings():
