@@ -121,8 +121,9 @@ def grouped(names: Sequence[str]) -> dict[str, list[str]]:
 
 def result_panel(record: Record, title: str, names: Sequence[str]) -> str:
     """The curves of one result over epochs, with the best epoch marked."""
-    names = sorted(names, key=lambda name: not name.startswith("valid_"))  # so that its line is always solid
-    marked = next((name for name in names if record.best(name)), None)
+    names = sorted(names, key=lambda name: not name.startswith("train_"))  # the colours of `History.plot`
+    known = [name for name in names if record.best(name)]
+    marked = next((name for name in known if name.startswith("valid_")), known[0] if known else None)
     lines = []
     for name in names:
         best = record.best(name) if name == marked else None

@@ -69,6 +69,13 @@ def test_losses_and_metrics_come_before_other_numbers(folder):
     assert curves.index("best valid_loss") < curves.index("grad_norm")
 
 
+def test_the_lines_of_a_result_have_the_order_and_so_the_colours_of_the_plot_of_a_history(folder):
+    (folder / "history.csv").write_text("epoch,valid_loss,train_loss\n0,3,2.5\n1,2.5,1.5\n2,2,1\n")
+    curves = text_of(report_of(folder)).split("Curves")[1]
+    legend = curves[curves.index("best valid_loss") + len("best valid_loss") :]
+    assert legend.index("train_loss") < legend.index("valid_loss")
+
+
 def test_the_report_names_the_settings_and_how_to_reproduce_the_run(folder):
     text = text_of(report_of(folder))
     assert "optimizer" in text
