@@ -36,9 +36,7 @@ def photograph(page: Path) -> None:
             browser.show(1280, scheme, 1440)
             browser.open(page.as_uri())
             browser.screenshot(PICTURES / name)
-            Image.open(PICTURES / name).quantize(64).save(
-                PICTURES / name, optimize=True
-            )  # a third of the size
+            Image.open(PICTURES / name).quantize(256).save(PICTURES / name, optimize=True)  # half the size
 
 
 if __name__ == "__main__":

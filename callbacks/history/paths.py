@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
+import uuid
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +45,44 @@ def followed(path: Path) -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file next to a file, which it replaces in one step if the block ends without an error.
 
-    If the file is a link, the file that it leads to is replaced.
+    Its name is unique, so that two processes can write the same file; the last one to finish wins. Temporary
+    files of killed processes are removed. If the file is a link, the file that it leads to is replaced.
     """
     path = followed(path)
-    part = path.with_name(f"{path.name}.tmp")
+    remove_leftovers(path)
+    part = path.with_name(f"{path.name}.{machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
         yield part
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of this file that killed processes of this machine have left."""
+    pattern = re.compile(rf"{re.escape(path.name)}\.{machine()}-(\d+)-[0-9a-f]{{8}}\.tmp")
+    with suppress(OSError):  # the folder is missing, or cannot be listed
+        for each in os.scandir(path.parent):
+            found = pattern.fullmatch(each.name)
+            if found and not is_running(int(found[1])):
+                with suppress(OSError):
+                    Path(each.path).unlink()
+
+
+@cache
+def machine() -> str:
+    """A short name of this machine, whose processes have the numbers in the names of temporary files."""
+    return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+def is_running(process: int) -> bool:
+    """Does a process of this machine run? On Windows, where a file in use cannot be removed, only our own."""
+    if os.name == "nt":
+        return process == os.getpid()
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it belongs to another user
+        return True
+    return True

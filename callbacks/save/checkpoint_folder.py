@@ -10,7 +10,7 @@ from pathlib import Path
 
 BEST = "best.pt"  # a second name of the best file, which does not change
 FILE = re.compile(r"(step|best)-(\d{9,})\.pt")
-LEFTOVER = re.compile(r"(step|best)(-\d{9,})?\.pt\.tmp")
+LEFTOVER = re.compile(r"(step|best)(-\d{9,})?\.pt(\.[0-9a-f]+-\d+-[0-9a-f]+)?\.tmp")
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

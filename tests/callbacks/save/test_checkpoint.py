@@ -55,11 +55,12 @@ def test_all_files_are_kept_with_keep_none(tmp_path):
     assert len(names(tmp_path)) == 10
 
 
-def test_the_rest_of_a_killed_writer_is_removed_and_nothing_else(tmp_path):
-    (tmp_path / "step-000000007.pt.tmp").write_bytes(b"half")
+@pytest.mark.parametrize("name", ["step-000000007.pt.0123abcd-12345-89abcdef.tmp", "step-000000007.pt.tmp"])
+def test_the_rest_of_a_killed_writer_is_removed_and_nothing_else(tmp_path, name):
+    (tmp_path / name).write_bytes(b"half")
     (tmp_path / "notes.tmp").write_text("mine")
     make(tmp_path, data=in_memory).fit(1)
-    assert not (tmp_path / "step-000000007.pt.tmp").exists()
+    assert not (tmp_path / name).exists()
     assert (tmp_path / "notes.tmp").read_text() == "mine"
 
 

@@ -91,13 +91,6 @@ def test_names_with_spaces_and_symbols_are_written_and_read(tmp_path, contents):
     assert checkpoint_file.damage_of(path) is None
 
 
-def test_a_file_left_by_a_killed_writer_is_overwritten(tmp_path, contents):
-    (tmp_path / "one.tmp").write_bytes(b"x" * 1_000_000)
-    checkpoint_file.write(tmp_path / "one", contents)
-    assert checkpoint_file.damage_of(tmp_path / "one") is None
-    assert not (tmp_path / "one.tmp").exists()
-
-
 def test_what_is_not_plain_is_refused_before_a_file_is_touched(path, contents):
     before = path.read_bytes()
     with pytest.raises(TypeError, match="plain data only, but the contents have a set: call to_plain first"):
