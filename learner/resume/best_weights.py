@@ -12,7 +12,7 @@ from learner.files.run_files import BEST, SUFFIXES, weights_file
 from learner.messages.keywords import suggest_keywords
 from learner.resume import loading
 from learner.resume import weights_file as weights
-from learner.resume.undo import Undo, unchanged_on_error
+from learner.resume.undo import unchanged_on_error
 from learner.state import loss_state, snapshots
 from learner.state.fingerprint import differences, fingerprint
 from learner.state.protocol import FullLearner
@@ -97,7 +97,7 @@ def put_checkpoint(learn: FullLearner, path: Path) -> None:
     """Load weights and buffers of a checkpoint into the model and the loss."""
     contents = loading.matched(learn, loading.read(path), path)
     differences(contents["fingerprint"], fingerprint(learn), path, parts=("model",), fix=loading.MODEL_FIX)
-    with unchanged_on_error(Undo(learn), path):
+    with unchanged_on_error(snapshots.Undo(learn, on_cpu=True), path):
         snapshots.put_tensors(learn.model, contents)
         loss_state.put_loss(learn, contents)
     learn.loop.known.loaded_samples = loading.samples_in(contents)

@@ -13,7 +13,7 @@ from torch import Tensor
 from callbacks.core.modules import LOSS
 from callbacks.history.packed_rows import unpacked
 from learner.files import checkpoint_file
-from learner.files.value_types import anything, fields, items, mapping, of, optional
+from learner.files.value_types import Check, anything, fields, items, mapping, of, optional
 from learner.state.attributes import CLOCK
 
 N_SHOWN = 3  # problems in a message
@@ -78,23 +78,24 @@ FINGERPRINT = fields(
     }
 )
 COUNTS = dict.fromkeys(("epoch", "n_epochs", "batch_idx", "global_step", "n_samples"), NUMBER)
+PIECES: dict[str, Check] = {  # what every checkpoint holds
+    "model": mapping(TENSOR),
+    "extra": ANYTHINGS,
+    "frozen": items(WORD),
+    "optimizer": anything,
+    "callbacks": ANYTHINGS,
+    "loaders": ANYTHINGS,
+    "generators": mapping(DRAWN),
+    "random": RANDOM,
+    "clock": fields({**COUNTS, "n_batches": optional(NUMBER), "training": FLAG}),
+    "history": HISTORY,
+    "results": ANYTHINGS,
+    "gradients": mapping(TENSOR),
+    "fit": FIT,
+    "fingerprint": FINGERPRINT,
+}
 CONTENTS = fields(
-    {
-        "model": mapping(TENSOR),
-        "extra": ANYTHINGS,
-        "frozen": items(WORD),
-        "optimizer": anything,
-        "callbacks": ANYTHINGS,
-        "loaders": ANYTHINGS,
-        "generators": mapping(DRAWN),
-        "random": RANDOM,
-        "clock": fields({**COUNTS, "n_batches": optional(NUMBER), "training": FLAG}),
-        "history": HISTORY,
-        "results": ANYTHINGS,
-        "gradients": mapping(TENSOR),
-        "fit": FIT,
-        "fingerprint": FINGERPRINT,
-    },
+    PIECES,
     {
         "empty": mapping(WORD),
         "plain": ANYTHINGS,

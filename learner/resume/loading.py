@@ -23,17 +23,11 @@ from learner.files.plain import from_plain
 from learner.messages.keywords import suggest_keywords
 from learner.passes import positions
 from learner.resume import base_model, weights_file, wrapped_names
-from learner.resume.contents import check_contents, history_in
-from learner.resume.undo import Undo, unchanged_on_error
+from learner.resume.contents import PIECES, check_contents, history_in
+from learner.resume.undo import unchanged_on_error
 from learner.state import snapshots
 from learner.state.fingerprint import differences, fingerprint
 from learner.state.protocol import FullLearner
-
-#: What every checkpoint holds.
-PIECES = (
-    *("model", "extra", "frozen", "optimizer", "callbacks", "loaders", "generators", "random", "clock"),
-    *("history", "results", "gradients", "fit", "fingerprint"),
-)
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -122,7 +116,7 @@ def load(learn: FullLearner, path: str | Path, *, only: Literal["model"] | None 
     contents = matched(learn, read(path), path)
     parts, fix = (("model",), MODEL_FIX) if only else (("model", "optimizer", "callbacks"), LOAD_FIX)
     differences(contents["fingerprint"], fingerprint(learn), path, parts=parts, fix=fix)
-    with unchanged_on_error(Undo(learn), path):
+    with unchanged_on_error(snapshots.Undo(learn, on_cpu=True), path):
         if only is None:
             restore(learn, contents)
         else:

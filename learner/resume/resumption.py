@@ -20,9 +20,10 @@ from learner.files import checkpoint_file
 from learner.passes import positions
 from learner.resume import loading
 from learner.resume.newest import newest_intact
-from learner.resume.undo import Undo, unchanged_on_error
+from learner.resume.undo import unchanged_on_error
 from learner.state.fingerprint import SOFT, check_allow, data_differences, differences, fingerprint, loader_of
 from learner.state.protocol import FullLearner
+from learner.state.snapshots import Undo
 from learner.state.unkept import hidden_tensors
 
 Resume = Literal["auto", "must", "never"]
@@ -195,7 +196,7 @@ def find(learn: FullLearner, n_epochs: int, resume: Resume, allow: Iterable[str]
     if not point.is_of_a_later_fit:
         check_n_epochs(learn, point, n_epochs)
     learn.loop.known.catch_up(learn.data, point.fit.get("passes", {}))
-    point.undo = Undo(learn)
+    point.undo = Undo(learn, on_cpu=True)
     ranks.gather(None)  # the ranks share the state of MosaicML's loaders: one writes after all have read
     with unchanged_on_error(point.undo, found):
         loading.restore(learn, point.contents, before_fit=True)

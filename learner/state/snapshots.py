@@ -204,44 +204,53 @@ def put_dtypes(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
             loaded[key] = shards.like(now, parameter)
 
 
+class Undo:
+    """A copy of everything that loading a checkpoint and training in a sandbox change.
+
+    Args:
+        learn: the learner.
+        on_cpu: copy the model's tensors to main memory.
+    """
+
+    def __init__(self, learn: FullLearner, *, on_cpu: bool = False):
+        self.learn, self.snapshot = learn, take(learn, on_cpu=on_cpu)
+        self.modules = [learn.model, *modules_beside(learn).values()]
+        self.gradients = [(each, each.grad) for module in self.modules for each in module.parameters()]
+        self.drawn = [(part, positions.generator_states(part)) for _, part in parts_with_generators(learn)]
+
+    def restore(self, **others: Any) -> None:
+        """Restore it; `others` replace parts of the snapshot."""
+        restore(self.learn, {**self.snapshot, **others})
+        for part, states in self.drawn:
+            positions.set_generator_states(part, states)
+        for parameter, gradient in self.gradients:
+            parameter.grad = gradient
+
+
 @contextmanager
 def sandbox(learn: FullLearner) -> Iterator[Any]:
     """Restore, at the end, a snapshot, gradients, modes, callbacks, and how the last fit ended."""
-    snapshot = take(learn)
+    undo = Undo(learn)
+    modes = [(each, each.training) for module in undo.modules for each in module.modules()]
     marks = unkept.hidden_tensors(learn.model)
-    drawn = [(part, positions.generator_states(part)) for _, part in parts_with_generators(learn)]
     ending = learn.stop_reason, learn.error, learn.n_fits, learn.loop.known
     callbacks = tuple(learn.callbacks)
     learn.loop.known = learn.loop.known.without_passes()  # the block may run a few batches only
     parts = {name: getattr(learn, name) for name in ("model", "data", "loss_func", "optimizer")}
     groups = [(each, len(each.param_groups)) for each in members_of(learn.optimizer)]
-    with without_gradients([learn.model, *modules_beside(learn).values()]), not_meant_to_last():
-        try:
-            yield learn
-        finally:
-            put_callbacks(learn, callbacks)
-            vars(learn).update(parts)  # the block may have replaced them
-            for member, n_groups in groups:
-                del member.param_groups[n_groups:]
-            restore(learn, snapshot)
-            unkept.report(learn, unkept.changed(learn.model, marks))
-            for part, states in drawn:
-                positions.set_generator_states(part, states)
-            learn.stop_reason, learn.error, learn.n_fits, learn.loop.known = ending
-
-
-@contextmanager
-def without_gradients(modules: list[torch.nn.Module]) -> Iterator[None]:
-    """Take the gradients of these modules away, and restore them and the modes at the end."""
-    gradients = [(each, each.grad) for module in modules for each in module.parameters()]
-    modes = [(each, each.training) for module in modules for each in module.modules()]
-    for parameter, _ in gradients:
+    for parameter, _ in undo.gradients:
         parameter.grad = None
     try:
-        yield
+        with not_meant_to_last():
+            yield learn
     finally:
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
+        put_callbacks(learn, callbacks)
+        vars(learn).update(parts)  # the block may have replaced them
+        for member, n_groups in groups:
+            del member.param_groups[n_groups:]
+        undo.restore()
+        unkept.report(learn, unkept.changed(learn.model, marks))
+        learn.stop_reason, learn.error, learn.n_fits, learn.loop.known = ending
         for module, mode in modes:
             module.training = mode
 
