@@ -21,6 +21,7 @@ from learner.learner import Learner
 from learner.recipes.names import signature_of, table
 from learner.recipes.signatures import Signature
 from learner.recipes.yaml_tree import dump
+from learner.report.learner_parts import holder_of
 
 LONGEST = 1000  # of tensors that are written
 NOT_KEPT = ("device", "dtype")  # torch's layers do not store them; they only affect where weights are created
@@ -227,12 +228,6 @@ class Writer:
 def as_argument(written: str | dict[str, Any]) -> dict[str, Any]:
     """A written part inside another, where a bare name would be text."""
     return {"use": written} if isinstance(written, str) else written
-
-
-def holder_of(name: str, item: Any) -> Any:
-    """The object with this attribute: the item, or one of our objects that it holds, as `Best`."""
-    held = [each for each in vars(item).values() if type(each).__module__.startswith("callbacks.")]
-    return next((each for each in (item, *held) if hasattr(each, name)), None)
 
 
 def as_switch(value: Any, default: Any) -> Any:

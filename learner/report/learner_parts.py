@@ -70,18 +70,22 @@ def optimizer_settings(optimizer: Any) -> dict[str, str]:
 
 def settings_of(callback: Callback) -> Iterator[tuple[str, str]]:
     """The arguments of a callback that differ from their defaults, if its attributes hold them."""
-    held = [each for each in vars(callback).values() if type(each).__module__.startswith("callbacks.")]
-    holders = [callback, *held]
     elsewhere = ("name", "metrics", "device", "folder")  # no differences, or shown in another place
     names = [each for each in inspect.signature(type(callback)).parameters if each not in elsewhere]
     found = {}
     for name in names:
-        holder = next((each for each in holders if hasattr(each, name)), None)
+        holder = holder_of(name, callback)
         if holder is not None:
             found[name] = getattr(holder, name)
     if "best" in names and callback.monitors:  # of a Checkpoint
         found["best"] = callback.monitors[0]
     return changed(type(callback), found)
+
+
+def holder_of(name: str, item: Any) -> Any:
+    """The object with this attribute: the item, or one of our objects that it holds, as `Best`."""
+    held = [each for each in vars(item).values() if type(each).__module__.startswith("callbacks.")]
+    return next((each for each in (item, *held) if hasattr(each, name)), None)
 
 
 def changed(kind: type, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
