@@ -41,7 +41,7 @@ from learner.scripts.expressions import Expressions, Part
 from learner.scripts.loader_forms import loader_form
 from learner.scripts.part_forms import loss_form, model_form, optimizer_form
 from learner.scripts.script import Script
-from learner.scripts.text import indented
+from learner.scripts.source_text import indented
 from learner.state.pass_modes import set_modes
 
 FORMS: dict[Any, Callable[[Any, Script], None]] = {

@@ -16,7 +16,7 @@ from callbacks.save.checkpoint import Checkpoint
 from learner.scripts import result_texts as texts
 from learner.scripts.expressions import literal
 from learner.scripts.script import Script
-from learner.scripts.text import block
+from learner.scripts.source_text import block
 
 
 def metrics(callback: Metrics, script: Script) -> None:

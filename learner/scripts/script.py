@@ -10,7 +10,7 @@ from torch import Tensor
 from learner.scripts.batches import Batch
 from learner.scripts.expressions import Expressions
 from learner.scripts.loader_forms import Loaders
-from learner.scripts.text import imports_for, indented
+from learner.scripts.source_text import imports_for, indented
 from learner.state.protocol import FullLearner
 
 Lines = list[str]

@@ -16,7 +16,7 @@ from callbacks.step.precision import DTYPES, MixedPrecision
 from learner.scripts.expressions import literal
 from learner.scripts.result_forms import loss_weight
 from learner.scripts.script import Script
-from learner.scripts.text import block
+from learner.scripts.source_text import block
 
 
 def zero_grad(callback: ZeroGrad, script: Script) -> None:

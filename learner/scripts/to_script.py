@@ -22,7 +22,7 @@ from learner.messages.keywords import suggest_keywords
 from learner.scripts.compose import script_of
 from learner.scripts.expressions import Part
 from learner.scripts.script import Script
-from learner.scripts.text import WIDTH
+from learner.scripts.source_text import WIDTH
 
 MARK = "Written by plainlearner"
 

@@ -6,7 +6,7 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout, suppress
 
 import pytest
-from ground.screens import BATCH, HEADER, LINE, At, Screen, fail, make
+from ground.kept_screens import BATCH, HEADER, LINE, At, Screen, fail, make
 from processes import start
 
 from callbacks import Callback, CancelTrain, Progress

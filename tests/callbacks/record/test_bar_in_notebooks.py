@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import nbclient
 import nbformat
 import pytest
-from ground.screens import HEADER, Screen, make
+from ground.kept_screens import HEADER, Screen, make
 
 from callbacks import Metrics, Progress, Recorder
 from callbacks.record import progress as module

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from ground.screens import BATCH, HEADER, LINE, At, fail, make
+from ground.kept_screens import BATCH, HEADER, LINE, At, fail, make
 
 from callbacks import Callback, EarlyStopping, Progress
 from callbacks.record import progress
