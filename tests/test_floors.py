@@ -92,3 +92,15 @@ def test_every_public_name_exists_and_is_listed(package):
 @pytest.mark.parametrize("package", [callbacks, learner])
 def test_the_types_are_shipped(package):
     assert (Path(package.__file__).parent / "py.typed").exists()
+
+
+@pytest.mark.parametrize("package", [callbacks, learner])
+def test_no_parameter_called_learn_hides_its_type(package):
+    hidden = []
+    for path in sorted(Path(package.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.arg) and node.arg in ("learn", "learner") and node.annotation:
+                names = {each.id for each in ast.walk(node.annotation) if isinstance(each, ast.Name)}
+                if names & {"Any", "object"}:
+                    hidden.append(f"{path.name}:{node.lineno}")
+    assert hidden == []

@@ -138,6 +138,18 @@ class LearnerProtocol(Protocol):
         """The names that `results` will contain, each with the direction in which it is better, if known."""
         ...
 
+    def forward(self) -> None:
+        """The learner's own operation, for a callback that overrides it: set `preds`."""
+
+    def compute_loss(self) -> None:
+        """The learner's own operation: set `loss_grad`."""
+
+    def backward(self) -> None:
+        """The learner's own operation: add the gradients of `loss_grad` to the existing ones."""
+
+    def step(self) -> None:
+        """The learner's own operation: update the weights."""
+
     def stop(self, reason: str, *, alike: bool = False) -> None:
         """End the fit after the current batch or epoch; the enclosing spans fire their `after_` events."""
 

@@ -8,11 +8,20 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from callbacks.core import draws
+from callbacks.core.contract import Callback, LearnerProtocol
 
 T = TypeVar("T")
+
+
+class Stoppable(Protocol):
+    """What a stop reads and sets of a learner."""
+
+    batch_idx: int
+    interrupted: str | None
+    stop_reason: str | None
 
 
 class Ranks:
@@ -53,7 +62,7 @@ class Ranks:
         """A group of the processes for threads that write files; None for one process alone."""
         return None
 
-    def n_items(self, learn: Any) -> int:
+    def n_items(self, learn: LearnerProtocol) -> int:
         """The items of the current batch in all processes."""
         return learn.n_items
 
@@ -72,11 +81,11 @@ class Ranks:
     def set_counts(self, n_here: int | None, n_everywhere: int | None) -> None:
         """Set the numbers of items of the current batch; one process counts its own."""
 
-    def joined_loss(self, learn: Any, loss: Any) -> Any:
+    def joined_loss(self, learn: LearnerProtocol, loss: Any) -> Any:
         """`loss_grad` of the whole batch, from that of this process's part. Every process must call this."""
         return loss
 
-    def loss_here(self, learn: Any) -> Any:
+    def loss_here(self, learn: LearnerProtocol) -> Any:
         """The loss of this process's share of the current batch; a number if reading it does not wait."""
         return learn.loss_value
 
@@ -89,15 +98,15 @@ class Ranks:
         """
         return losses
 
-    def whole_loss(self, learn: Any) -> Any:
+    def whole_loss(self, learn: LearnerProtocol) -> Any:
         """The loss of the current batch in all processes. Every process must call this."""
         return learn.loss
 
-    def stop(self, learn: Any, reason: str, *, alike: bool = False) -> None:
+    def stop(self, learn: Stoppable, reason: str, *, alike: bool = False) -> None:
         """End the fit, at a moment that all processes agree on; at once if all processes decide alike."""
         learn.stop_reason = learn.stop_reason or reason
 
-    def holds(self, learn: Any, error: BaseException, callback: Any) -> bool:
+    def holds(self, learn: LearnerProtocol, error: BaseException, callback: Callback) -> bool:
         """Is this a cancel that waits until all processes agree on it?"""
         return False
 
@@ -122,25 +131,25 @@ class Ranks:
     def random(self, states: dict[str, Any]) -> None:
         draws.put(states)
 
-    def prepare_save(self, learn: Any) -> None:
+    def prepare_save(self, learn: LearnerProtocol) -> None:
         """Get from the other processes what a checkpoint holds. Every process must call this."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a snapshot or checkpoint holds of the processes: what differs between them."""
         return {}
 
-    def load_state_dict(self, learn: Any, state: dict[str, Any]) -> None:
+    def load_state_dict(self, learn: LearnerProtocol, state: dict[str, Any]) -> None:
         """Load what `state_dict` returned, of any number of processes, after the callbacks' states."""
 
-    def unit(self, learn: Any, weight: Any) -> Any:
+    def unit(self, learn: LearnerProtocol, weight: Any) -> Any:
         """What the weights of batches are divided by, from the weight of the first one."""
         return weight
 
-    def divisor(self, learn: Any, weight: Any, *, is_sum: bool) -> Any:
+    def divisor(self, learn: LearnerProtocol, weight: Any, *, is_sum: bool) -> Any:
         """What to divide accumulated gradients by, from the sum of weights in this process."""
         return 1 if is_sum else weight
 
-    def agree(self, learn: Any) -> None:
+    def agree(self, learn: LearnerProtocol) -> None:
         """Stop or cancel if a process wants to. Every process must call this."""
 
 

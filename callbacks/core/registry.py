@@ -9,7 +9,7 @@ from keyword import iskeyword
 from types import MethodType
 from typing import Any, TypeVar
 
-from callbacks.core.contract import EVENTS, OPERATIONS, Callback, Order
+from callbacks.core.contract import EVENTS, OPERATIONS, Callback, LearnerProtocol, Order
 from callbacks.core.given import as_callbacks, check_attributes, overridden_by
 from callbacks.core.given import describe as describe
 from callbacks.core.warning import warn
@@ -216,7 +216,7 @@ def overrides_of(callbacks: Sequence[Callback]) -> dict[str, Callback]:
     return found
 
 
-def run_forward(learn: Any) -> None:
+def run_forward(learn: LearnerProtocol) -> None:
     """Run the operation `forward`, by the callback that overrides it or by the learner."""
     override = learn.callbacks.overrides.get("forward")
     if override is None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from callbacks.core.contract import (
+    Callback,
     Cancel,
     CancelBatch,
     CancelEpoch,
@@ -18,12 +19,13 @@ from callbacks.core.contract import (
     CancelTrain,
     LearnerProtocol,
 )
+from callbacks.core.ranks import Stoppable
+from callbacks.distributed.equality import check_equal, facts_of
 from callbacks.distributed.group import FitMembers
 from callbacks.step.accumulation import scaled
 
 HELD = (CancelFit, CancelEpoch, CancelTrain)
 N_STEPS = 1 << 6  # the number of updates is sent modulo this, so that sums are exact in float32
-INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 LAG = 4  # batches after which a message on an accelerator is read, so that the host does not wait
 
 
@@ -180,13 +182,13 @@ class Group(FitMembers):
 
     # Stopping
 
-    def stop(self, learn: Any, reason: str, *, alike: bool = False) -> None:
+    def stop(self, learn: Stoppable, reason: str, *, alike: bool = False) -> None:
         if self.size == 1 or alike:
             super().stop(learn, reason)
         elif not learn.stop_reason:
             self._request = self._request or ("stop", reason, learn.interrupted, learn.batch_idx)
 
-    def holds(self, learn: Any, error: BaseException, callback: Any) -> bool:
+    def holds(self, learn: LearnerProtocol, error: BaseException, callback: Callback) -> bool:
         if self.size == 1 or callback.decides_alike:
             return False
         if isinstance(error, CancelBatch) and learn.training and not self._is_sent:
@@ -197,17 +199,17 @@ class Group(FitMembers):
         self._request = self._request or ("cancel", type(error), None, learn.batch_idx)
         return True
 
-    def joined_loss(self, learn: Any, loss: Any) -> Any:
+    def joined_loss(self, learn: LearnerProtocol, loss: Any) -> Any:
         if self.size == 1:
             return loss
         pairs = self.gather((float(loss), float(self._share)))
         total, weight = (sum(each) for each in zip(*pairs, strict=True))
         return torch.tensor(total if self._is_sum else total / weight, dtype=loss.dtype, device=loss.device)
 
-    def loss_here(self, learn: Any) -> Any:
+    def loss_here(self, learn: LearnerProtocol) -> Any:
         return learn.loss_value if self._loss_here is None else self._loss_here
 
-    def whole_loss(self, learn: Any) -> Any:
+    def whole_loss(self, learn: LearnerProtocol) -> Any:
         if self.share is None:
             return learn.loss
         return self.losses_of_all([float(learn.loss)], [float(self.share)])[0]
@@ -227,7 +229,12 @@ class Group(FitMembers):
         return self._seconds
 
     def agree(
-        self, learn: Any, *, within: bool = False, compares: bool = False, ended: type[Cancel] = Cancel
+        self,
+        learn: LearnerProtocol,
+        *,
+        within: bool = False,
+        compares: bool = False,
+        ended: type[Cancel] = Cancel,
     ) -> None:
         """Ask all ranks whether to stop, and do what the first of them wants.
 
@@ -256,41 +263,6 @@ class Group(FitMembers):
         if kind == "cancel" and what is not ended:
             raise what
         if kind == "stop":
-            learn.stop_reason = learn.stop_reason or what
+            learn.stop_reason = learn.stop_reason or str(what)
         if is_void:
             raise CancelBatch
-
-
-def facts_of(learn: Any) -> dict[str, Any]:
-    """What must be equal on all ranks, by name."""
-    return {"updates": learn.global_step, "training items": learn.n_samples, "weights": sums_of(learn)}
-
-
-def check_equal(learn: Any, found: list[dict[str, Any]]) -> None:
-    """Compare the facts of all ranks.
-
-    Raises:
-        RuntimeError: they differ; with the ranks.
-    """
-    for name, value in found[0].items():
-        others = [rank for rank, each in enumerate(found) if each[name] != value]
-        if others:
-            counts = "" if name == "weights" else f" ({', '.join(str(each[name]) for each in found)})"
-            raise RuntimeError(
-                f"the processes have diverged: rank 0 does not have the same {name} as rank "
-                f"{' and '.join(map(str, others))}{counts}, in epoch {learn.epoch}, batch "
-                f"{learn.batch_idx}. A callback has acted in only some of them, such as with CancelStep or a "
-                "change of weights or rates. Let it decide by values that are equal in all: learn.results, "
-                "the clock, or learn.ranks.gather(value)."
-            )
-
-
-def sums_of(learn: Any) -> list[int]:
-    """A checksum of all trained parameters, exact and quick; waits for the device."""
-    found = []
-    for each in learn.model.parameters():
-        bits = INTEGERS.get(each.element_size())
-        is_whole = not hasattr(each, "device_mesh")  # of a sharded one, each rank has another part
-        if each.requires_grad and bits and is_whole and not each.is_complex():
-            found.append(each.detach().view(bits).sum())
-    return torch.stack(found).tolist() if found else []

@@ -4,17 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch.distributed as dist
 
 from callbacks.core import draws
+from callbacks.core.contract import LearnerProtocol
 from callbacks.core.ranks import Ranks
 from callbacks.core.when import saved_part
 from callbacks.distributed.random_streams import Streams
 from callbacks.distributed.rendezvous import OtherRankError, OtherRankOSError
 
 T = TypeVar("T")
+
+
+class Differing(Protocol):
+    """A callback that `differs_by_rank`."""
+
+    name: str
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    def joined_state(self, ranks: Ranks) -> dict[str, Any]: ...
+
+    def clear_state(self) -> None: ...
 
 
 class Members(Ranks):
@@ -73,7 +88,7 @@ class FitMembers(Members):
         if self._files_group is not None:
             dist.destroy_process_group(self._files_group)
 
-    def n_items(self, learn: Any) -> int:
+    def n_items(self, learn: LearnerProtocol) -> int:
         return learn.n_items if self.n_everywhere is None else self.n_everywhere
 
     def drawing_data(self) -> AbstractContextManager[Any]:
@@ -87,7 +102,7 @@ class FitMembers(Members):
     def random(self, states: dict[str, Any]) -> None:
         self.streams.data = states
 
-    def prepare_save(self, learn: Any) -> None:
+    def prepare_save(self, learn: LearnerProtocol) -> None:
         differing = differing_in(learn)
         own = {each.name: each.state_dict() for each in differing}
         self._saved = self.gather({"random": self.streams.model, "callbacks": own})
@@ -97,7 +112,7 @@ class FitMembers(Members):
         saved, self._saved, self.joined = self._saved, None, {}
         return {"own": self.streams.model, "rank": self.rank} if saved is None else {"all": saved}
 
-    def load_state_dict(self, learn: Any, state: dict[str, Any]) -> None:
+    def load_state_dict(self, learn: LearnerProtocol, state: dict[str, Any]) -> None:
         if state.get("rank") == self.rank:  # a snapshot of this process
             self.streams.model = state["own"]
             return
@@ -113,6 +128,6 @@ class FitMembers(Members):
                 each.clear_state()
 
 
-def differing_in(learn: Any) -> list[Any]:
+def differing_in(learn: LearnerProtocol) -> list[Differing]:
     """The callbacks whose states differ between processes."""
     return [each for each in learn.callbacks if each.differs_by_rank and saved_part(each) is each]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from callbacks.core.contract import LearnerProtocol
 from callbacks.fast.fallback_reasons import Unfit
 from callbacks.fast.guarded_program import Program, tensors_of
 from callbacks.fast.refused_callbacks import AFTER_PRED, BEFORE_GRADIENTS, changed
@@ -31,7 +32,7 @@ class Pending:
         found = tensors_of(self.preds, self.here["targets"], self.program.read)
         return [each._version for each in found]
 
-    def check_read(self, learn: Any, stamp: list[int]) -> None:
+    def check_read(self, learn: LearnerProtocol, stamp: list[int]) -> None:
         """Refuse a change of what the loss reads, since it was stamped after the forward pass."""
         here = self.here
         # a callback may have copied the containers
@@ -44,7 +45,7 @@ class Pending:
         if not is_same:
             raise changed(learn, "something that the loss reads", AFTER_PRED)
 
-    def check_gradients(self, learn: Any) -> None:
+    def check_gradients(self, learn: LearnerProtocol) -> None:
         """Refuse changes of tensors that the gradients depend on, before they are computed."""
         params = self.here["params"]
         try:
@@ -58,7 +59,7 @@ class Pending:
             if each._backward_hooks or each.grad is not None or each.retains_grad:
                 raise changed(learn, "the hooks or gradients of loss or predictions", BEFORE_GRADIENTS)
 
-    def add_gradients(self, learn: Any) -> None:
+    def add_gradients(self, learn: LearnerProtocol) -> None:
         """Add gradients to the present ones, as `backward` does.
 
         If callbacks have changed the loss, they are multiplied by the derivative of the change, and the

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_map_only
 
+from callbacks.core.contract import LearnerProtocol
 from callbacks.core.modules import loss_module
 from callbacks.core.output import print_line
 from callbacks.core.warning import warn
@@ -69,7 +70,7 @@ class Programs:
         self._ratios: list[float] = N_TIMED * [1.0] if self.backend in UNCOMPILED else []
         self.rest()
 
-    def run(self, learn: Any, mixed: str, kinds: list[str]) -> Pending | None:
+    def run(self, learn: LearnerProtocol, mixed: str, kinds: list[str]) -> Pending | None:
         """The step of this batch; None if the ordinary one must be taken.
 
         Args:
@@ -117,7 +118,7 @@ class Programs:
         preds = as_leaf(preds) if type(preds) is Tensor else tree_map_only(Tensor, as_leaf, preds)
         return Pending(program, self.here, preds, loss.requires_grad_(), grads, self.unguarded)
 
-    def _take_up(self, learn: Any) -> dict[str, Any]:
+    def _take_up(self, learn: LearnerProtocol) -> dict[str, Any]:
         """Collect the present parameters of the model, the loss and what they reach."""
         module = loss_module(learn.loss_func)
         found = [*learn.model.parameters(), *(module.parameters() if module else ()), *self._extra]
@@ -129,7 +130,7 @@ class Programs:
             each.trained = None
         return self.here
 
-    def _make(self, learn: Any, kinds: list[str]) -> Pending | None:
+    def _make(self, learn: LearnerProtocol, kinds: list[str]) -> Pending | None:
         """Make a program, and take its first step."""
         self.unguarded.check_hooks(self._take_up(learn)["params"], learn.model)
         hooked, kind = is_hooked(learn.model), kind_of_batch(learn)
@@ -159,7 +160,7 @@ class Programs:
         self._all.append(program)
         return pending
 
-    def _prove(self, learn: Any, program: Program, *, is_new: bool = False) -> Pending | None:
+    def _prove(self, learn: LearnerProtocol, program: Program, *, is_new: bool = False) -> Pending | None:
         """Take one of a program's first steps, and compare it with the ordinary one."""
         program.trained = [each for each in self.here["params"] if each.requires_grad]
         outs = Proof(program, learn, self.here, self.unguarded, self._ratios).run(is_new=is_new)
@@ -171,7 +172,7 @@ class Programs:
         if self._n_failed >= N_TRIES:
             raise reason
 
-    def _admits(self, learn: Any, kinds: list[str]) -> bool:
+    def _admits(self, learn: LearnerProtocol, kinds: list[str]) -> bool:
         """May this kind of batch have a program?"""
         kind = kind_of_batch(learn)
         if kind not in kinds and len(kinds) < self.n_kinds:
@@ -201,12 +202,12 @@ def check_missing(missing: list[Tensor], here: dict[str, Any]) -> list[Tensor]:
     return missing
 
 
-def kind_of_batch(learn: Any) -> str:
+def kind_of_batch(learn: LearnerProtocol) -> str:
     """Types and shapes of the tensors of a batch."""
     return ", ".join(map(kind_of, tensors_of(learn.inputs, learn.targets)))
 
 
-def report_compiling(learn: Any, backend: Backend, kind: str) -> None:
+def report_compiling(learn: LearnerProtocol, backend: Backend, kind: str) -> None:
     """Print a line before the compiler starts, where `Progress` is shown."""
     is_slow = isinstance(backend, str) and backend != "eager"
     if is_slow and any(each.shows_progress for each in learn.callbacks):

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from callbacks.core import draws
+from callbacks.core.contract import LearnerProtocol
 from callbacks.core.modules import loss_module
 from callbacks.fast.fallback_reasons import Unfit, unknown
 from callbacks.fast.guarded_program import Program, step, tensors_of
@@ -50,7 +51,12 @@ class Proof:
     """
 
     def __init__(
-        self, program: Program, learn: Any, here: dict[str, Any], unguarded: Unguarded, ratios: list[float]
+        self,
+        program: Program,
+        learn: LearnerProtocol,
+        here: dict[str, Any],
+        unguarded: Unguarded,
+        ratios: list[float],
     ):
         self.program, self.learn, self.here = program, learn, here
         self.unguarded, self.ratios = unguarded, ratios
@@ -167,7 +173,7 @@ class Proof:
         return found
 
 
-def names_of(learn: Any) -> dict[Any, str]:
+def names_of(learn: LearnerProtocol) -> dict[Any, str]:
     """The names of parameters and buffers, for messages."""
     modules = [each for each in (loss_module(learn.loss_func), learn.model) if each is not None]
     return {

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from callbacks.core.contract import Callback
+from callbacks.core.contract import Callback, LearnerProtocol
 from callbacks.core.registry import describe
 from callbacks.fast.fallback_reasons import Unfit
 from callbacks.guard.stop_on_nan import StopOnNaN
@@ -34,7 +34,7 @@ INNER = ("forward", "compute_loss", "backward")
 SURROUNDERS = (MixedPrecision, Profile)
 
 
-def check_together(owner: Callback, learn: Any) -> None:
+def check_together(owner: Callback, learn: LearnerProtocol) -> None:
     """Refuse callbacks that would have no effect with a program; the error names all of them."""
     found = [problem for one in learn.callbacks for problem in problems(one)]
     if found:
@@ -57,7 +57,7 @@ def problems(callback: Callback) -> Iterator[str]:
         yield f"{describe(callback)} surrounds {around[0]!r}, which is part of the program:"
 
 
-def changed(learn: Any, what: str, events: tuple[str, ...]) -> Exception:
+def changed(learn: LearnerProtocol, what: str, events: tuple[str, ...]) -> Exception:
     """The error for a callback that has changed what the program has already used."""
     suspects = " or ".join(map(describe, meddlers(learn, events))) or "other code"
     return ValueError(
@@ -67,7 +67,7 @@ def changed(learn: Any, what: str, events: tuple[str, ...]) -> Exception:
     )
 
 
-def meddlers(learn: Any, events: tuple[str, ...]) -> list[Callback]:
+def meddlers(learn: LearnerProtocol, events: tuple[str, ...]) -> list[Callback]:
     """The callbacks that listen to one of these events and may change there what a step depends on."""
     return [
         each
@@ -77,7 +77,7 @@ def meddlers(learn: Any, events: tuple[str, ...]) -> list[Callback]:
     ]  # fmt: skip
 
 
-def check_overridden(owner: Callback, learn: Any) -> None:
+def check_overridden(owner: Callback, learn: LearnerProtocol) -> None:
     """Refuse a step if another callback, or a subclass of the learner, overrides a part of it."""
     if any(each.distributed for each in learn.callbacks):
         raise Unfit("several processes train together, and a program does not wait for the other gradients")
@@ -90,7 +90,7 @@ def check_overridden(owner: Callback, learn: Any) -> None:
             raise Unfit(f"{owners[0].__name__} overrides {name}")
 
 
-def check_writers(learn: Any) -> None:
+def check_writers(learn: LearnerProtocol) -> None:
     """Refuse callbacks that use `.data` of tensors between the forward pass and the gradients.
 
     Torch does not count these writes, so a changed weight cannot be noticed.
@@ -121,7 +121,7 @@ def uses_data(function: Any, depth: int = 3) -> bool:
     return depth > 0 and any(uses_data(each, depth - 1) for each in (*named, *cells))
 
 
-def check_owned(learn: Any, program: Any) -> None:
+def check_owned(learn: LearnerProtocol, program: Any) -> None:
     """Refuse a loss that reads a module of a callback, which may train it between forward pass and loss."""
     known = set(map(id, [*program.read, *(program.trained or ())])) - set(map(id, learn.model.parameters()))
     for each in meddlers(learn, AFTER_PRED):

@@ -141,7 +141,7 @@ class WholeStep(Callback):
         self._programs.begin(self.backend, self.n_programs, graphs=self.graphs)
         self._look(learn)
 
-    def _look(self, learn: Any) -> None:
+    def _look(self, learn: LearnerProtocol) -> None:
         """Examine the callbacks, at the start of a fit and when they have changed during it."""
         if learn.callbacks is self._callbacks:
             return
@@ -162,7 +162,7 @@ class WholeStep(Callback):
         self._is_on = True
         self._look(learn)  # a new callback may override `forward`
 
-    def forward(self, learn: Any) -> None:
+    def forward(self, learn: LearnerProtocol) -> None:
         # without gradients: a callback uses the model in the middle of a batch
         if not learn.training or not torch.is_grad_enabled():
             learn.forward()
@@ -190,7 +190,7 @@ class WholeStep(Callback):
             self._programs.clear()
             warn(f"WholeStep: the ordinary step is taken, because {reason}.")
 
-    def compute_loss(self, learn: Any) -> None:
+    def compute_loss(self, learn: LearnerProtocol) -> None:
         pending = self._pending
         if pending is None or not learn.training:
             learn.compute_loss()
@@ -199,7 +199,7 @@ class WholeStep(Callback):
             pending.check_read(learn, self._stamp)
         learn.loss_grad = pending.loss
 
-    def backward(self, learn: Any) -> None:
+    def backward(self, learn: LearnerProtocol) -> None:
         pending, self._pending = self._pending, None
         if pending is None:
             learn.backward()
@@ -208,7 +208,7 @@ class WholeStep(Callback):
             pending.check_gradients(learn)
         pending.add_gradients(learn)
 
-    def step(self, learn: Any) -> None:
+    def step(self, learn: LearnerProtocol) -> None:
         if self._reason is None:
             self._update.step(learn.optimizer)
         else:

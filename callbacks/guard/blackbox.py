@@ -89,7 +89,7 @@ class BlackBox(Callback):
         error.add_note(keep_step(learn, folder / FILE, start))
 
 
-def keep_step(learn: Any, path: Path, start: dict[str, Any]) -> str:
+def keep_step(learn: LearnerProtocol, path: Path, start: dict[str, Any]) -> str:
     """Write the step. Return where it is, or why it could not be written; the original error propagates."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

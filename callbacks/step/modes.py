@@ -153,7 +153,7 @@ class MCDropout(Callback):
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self._validated = None
 
-    def _passes(self, learn: Any) -> list[Tensor]:
+    def _passes(self, learn: LearnerProtocol) -> list[Tensor]:
         """The tensors to average, one per pass."""
         layers = [layer for layer in learn.model.modules() if isinstance(layer, _DropoutNd)]
         if not layers:

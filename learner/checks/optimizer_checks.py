@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from callbacks.core.contract import Callback
 from callbacks.core.modules import declared
 from callbacks.fast.lean_step import LeanStep
 from callbacks.optim.optimizers import members_of, needs_closure, title_of
@@ -80,7 +81,7 @@ def unsaved_problems(learn: FullLearner) -> Iterator[Exception]:
                 )
 
 
-def used_by(callback: Any) -> list[Any]:
+def used_by(callback: Callback) -> list[Any]:
     """The variables that a user's callback uses in its functions, or in functions that these call."""
     kind = type(callback)
     found = [] if str(kind.__module__).startswith("callbacks.") else list(vars(kind).values())

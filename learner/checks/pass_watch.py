@@ -10,7 +10,7 @@ from callbacks.core.ranks import ALONE
 from learner.messages.problems import report_problems
 from learner.passes import positions
 from learner.passes.epoch_numbers import needs_no_number, out_of_reach, set_epoch
-from learner.state.protocol import FullLearner
+from learner.state.protocol import FullLearner, full
 
 
 class PassWatch(Callback):
@@ -29,8 +29,9 @@ class PassWatch(Callback):
         self._has_started = self._is_checked = False
         self._plain = self._agreed = None
 
-    def before_epoch(self, learn: Any) -> None:
-        self._has_started, known = True, learn.loop.known
+    def before_epoch(self, learn: LearnerProtocol) -> None:
+        self._has_started, learn = True, full(learn)
+        known = learn.loop.known
         known.ranks = learn.ranks
         known.number, known.numbered = learn.n_epochs_before + learn.epoch, {}
         loader = learn.data.train
@@ -39,10 +40,12 @@ class PassWatch(Callback):
             self._plain = loader if needs_no_number(loader) else None
             set_epoch(loader, known.number, known.numbered, is_late=False)
 
-    def before_train(self, learn: Any) -> None:
+    def before_train(self, learn: LearnerProtocol) -> None:
+        learn = full(learn)
         known = learn.loop.known
         if known.point is not None:
             known.point.check_loader(learn)
+        assert known.numbered is not None
         if learn.data.train is not self._plain:  # the loader may have been replaced since
             set_epoch(learn.data.train, known.number, known.numbered)
         if learn.data.train is not self._agreed:
@@ -52,13 +55,14 @@ class PassWatch(Callback):
             self._is_checked = True
             report_problems(out_of_reach_problems(learn.data.train))
 
-    def after_train(self, learn: Any) -> None:
-        self._report(learn, learn.data.train)
+    def after_train(self, learn: LearnerProtocol) -> None:
+        self._report(full(learn), learn.data.train)
 
-    def after_validate(self, learn: Any) -> None:
-        self._report(learn, learn.data.validations.get(learn.pass_name))
+    def after_validate(self, learn: LearnerProtocol) -> None:
+        self._report(full(learn), learn.data.validations.get(learn.pass_name))
 
-    def cleanup_fit(self, learn: Any) -> None:
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        learn = full(learn)
         known = learn.loop.known
         known.ranks, known.share, known.numbered, known.point = ALONE, None, None, None
         known.at_end = dict(learn.data.loaders)

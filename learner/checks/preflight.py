@@ -40,7 +40,7 @@ from learner.data.tensors import counted
 from learner.messages.arguments import is_optimizer, rate_problems
 from learner.messages.problems import LearnerWarning, listed, report_problems
 from learner.state import optimizer_modes
-from learner.state.protocol import FullLearner
+from learner.state.protocol import FullLearner, full
 
 
 def check_before_fit(learn: FullLearner) -> None:
@@ -59,14 +59,16 @@ class Preflight(Callback):
     was_idle = False  # were all learning rates 0 when the fit was called?
     marks: list[Mark] = []  # noqa: RUF012 - of modules that are not saved; replaced, never changed
 
-    def before_train(self, learn: Any) -> None:
+    def before_train(self, learn: LearnerProtocol) -> None:
+        learn = full(learn)
         report_problems(training_problems(learn))
         report_loss(learn)
         reached = f"what loss {id(learn.loss_func)} reaches"
         self.marks = [] if reached in learn.reported else marks_of(learn)
         learn.reported.add(reached)
 
-    def after_pred(self, learn: Any) -> None:
+    def after_pred(self, learn: LearnerProtocol) -> None:
+        learn = full(learn)
         if learn.training and learn.loop.runs_default("compute_loss"):
             found = [*pred_problems(learn), *output_problems(learn, learn.preds, learn.loss_func)]
             report_problems([*found, *metric_problems(learn)])
@@ -74,7 +76,8 @@ class Preflight(Callback):
             report_problems(item_problems(learn))
             learn.reported.add(id(learn.data))
 
-    def after_loss(self, learn: Any) -> None:
+    def after_loss(self, learn: LearnerProtocol) -> None:
+        learn = full(learn)
         if learn.training:
             report_problems(loss_problems(learn))
 
@@ -84,7 +87,8 @@ class Preflight(Callback):
             idle = "lr is 0, so nothing is trained: set a rate above 0, as in SGD(..., lr=0.1)."
             report_problems([LearnerWarning(idle)])
 
-    def after_batch(self, learn: Any) -> None:
+    def after_batch(self, learn: LearnerProtocol) -> None:
+        learn = full(learn)
         if learn.training:
             learn.remove_callbacks(self)
             note_samples(learn)
@@ -130,7 +134,8 @@ class EpochWatch(Callback):
         self._places: Places | None = None
         self._loss: nn.Module | None = None
 
-    def before_train(self, learn: Any) -> None:
+    def before_train(self, learn: LearnerProtocol) -> None:
+        learn = full(learn)
         optimizer_modes.follow(learn)
         loss = loss_module(learn.loss_func)
         if self._places is not None and self._places.are_of(learn.model) and loss is self._loss:
@@ -139,7 +144,8 @@ class EpochWatch(Callback):
             report_problems(replacement_problems(learn))
         self._places, self._loss = Places(learn.model), loss
 
-    def after_train(self, learn: Any) -> None:
+    def after_train(self, learn: LearnerProtocol) -> None:
+        learn = full(learn)
         n_batches, loader = learn.n_batches, learn.data.train
         if loader is not self._loader or self._n_batches is None:  # each epoch may have its own loader
             self._loader, self._n_batches = loader, n_batches

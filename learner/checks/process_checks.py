@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
 
 from torch import nn
 
+from callbacks.core.contract import Callback
 from callbacks.core.modules import modules_beside
 from callbacks.core.ranks import ALONE, Ranks
 from callbacks.distributed.distributed import Distributed
@@ -20,7 +20,7 @@ REMEDY = (
 )
 
 
-def check_processes(learn: FullLearner, given: list[Any]) -> None:
+def check_processes(learn: FullLearner, given: list[Callback]) -> None:
     """Refuse a fit in several processes if each would train on all data; `given` are its own callbacks."""
     if any(callback.distributed for callback in (*learn.callbacks, *given)):
         return

@@ -100,14 +100,14 @@ def found_in(callbacks: Callbacks, wanted: Iterable[Callback | type[Callback] | 
     return [callback for callback in callbacks if id(callback) in found]
 
 
-def metrics_of(callbacks: Iterable[Any]) -> tuple[Any, ...]:
+def metrics_of(callbacks: Iterable[Callback]) -> tuple[Any, ...]:
     """The metrics that callbacks measure, as they were given."""
     found = [each for each in callbacks if isinstance(each, Metrics)]
     return tuple(metric for each in found for metric in each.metrics)
 
 
 def connected(
-    callbacks: Iterable[Any], learner_class: type, defaults: Operations
+    callbacks: Iterable[Callback], learner_class: type, defaults: Operations
 ) -> tuple[Callbacks, dict[str, Call], dict[str, Call]]:
     """The callbacks, and the functions that events and operations call, so that the loop looks nothing up."""
     callbacks = callbacks if isinstance(callbacks, Callbacks) else Callbacks(callbacks)

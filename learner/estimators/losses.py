@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from callbacks.core.contract import Callback, Order
+from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.modules import plain_name
 from callbacks.results.reductions import name_of, unwrapped
 from learner.checks.loss_checks import comparison_problems
 from learner.checks.output_checks import last_operation, output_problems
 from learner.learner import Learner
 from learner.messages.problems import report_problems
+from learner.state.protocol import full
 
 
 class EstimatorLoss(nn.Module):
@@ -111,17 +112,19 @@ class OutputCheck(Callback):
     order = Order.SAVE
     reads_gradients = False
 
-    def after_pred(self, learn: Any) -> None:
-        loss_func, preds, targets = learn.loss_func.compared(learn.preds, learn.targets)
-        learn.loss_func.last = last_operation(first_output(learn.preds))
+    def after_pred(self, learn: LearnerProtocol) -> None:
+        loss = learn.loss_func
+        assert isinstance(loss, EstimatorLoss)
+        loss_func, preds, targets = loss.compared(learn.preds, learn.targets)
+        loss.last = last_operation(first_output(learn.preds))
         report_problems(
             [
                 *comparison_problems(preds, targets, loss_func, learn.n_items),
-                *output_problems(learn, first_output(learn.preds), loss_func),
+                *output_problems(full(learn), first_output(learn.preds), loss_func),
             ]
         )
 
-    def after_batch(self, learn: Any) -> None:
+    def after_batch(self, learn: LearnerProtocol) -> None:
         learn.remove_callbacks(self)
 
 

@@ -282,15 +282,15 @@ def binds(signature: inspect.Signature, *arguments: Any) -> bool:
     return True
 
 
-def check_learner(learn: Any, data: Data, models: list[Any]) -> None:
+def check_learner(made: Any, data: Data, models: list[Any]) -> None:
     """Check what `make_learner` returned."""
-    if not hasattr(learn, "fit") or not hasattr(learn, "loop"):
-        raise TypeError(f"cross_validate: make_learner returned {describe(learn)}: return a Learner.")
-    if learn.data is not data:
+    if not hasattr(made, "fit") or not hasattr(made, "loop"):
+        raise TypeError(f"cross_validate: make_learner returned {describe(made)}: return a Learner.")
+    if made.data is not data:
         raise ValueError("cross_validate: make_learner must pass the data that it gets to the Learner.")
-    if any(learn.model is model for model in models):
+    if any(made.model is model for model in models):
         raise ValueError(
             "cross_validate: make_learner returned the model of the fold before, which has seen the items of "
             "this fold: make a new model in it."
         )
-    models[:] = [learn.model]
+    models[:] = [made.model]

@@ -288,15 +288,15 @@ def names_of(classes: list[Any] | None, loader: Any, found: Answers) -> list[Any
     return [name if counts[str(name)] == 1 else f"{name} ({n})" for n, name in enumerate(classes)]
 
 
-def check_arguments(learn: Any, target: Any, threshold: Any, ignore_index: Any) -> None:
+def check_arguments(given: object, target: Any, threshold: Any, ignore_index: Any) -> None:
     """Check the arguments of `Interpretation` before the pass.
 
     Raises:
         TypeError: one of them is of another type than described.
     """
-    if not hasattr(learn, "get_preds"):
+    if not hasattr(given, "get_preds"):
         hint = "a run's folder is opened with learner.open_run(folder)"
-        raise TypeError(f"Interpretation({type(learn).__name__}): pass a learner; {hint}.")
+        raise TypeError(f"Interpretation({type(given).__name__}): pass a learner; {hint}.")
     if target is not None and not callable(target):
         raise TypeError(f"Interpretation(target={target!r}): pass a function of the targets.")
     if threshold is not None and not is_number(threshold):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -167,7 +167,14 @@ def check_assigned(optimizer: Any) -> None:
         )
 
 
-def check_fit(learn: Any, n_epochs: Any) -> None:
+class Fitted(Protocol):
+    """What a fit needs of a learner before it starts."""
+
+    optimizer: Any
+    fitting: bool
+
+
+def check_fit(learn: Fitted, n_epochs: Any) -> None:
     """Check that a fit can start."""
     check_n_epochs(n_epochs)
     check_assigned(learn.optimizer)

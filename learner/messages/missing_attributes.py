@@ -9,6 +9,7 @@ from typing import Any, NoReturn, TypeVar
 
 import callbacks
 from callbacks import Callback
+from callbacks.core.contract import LearnerProtocol
 from callbacks.core.foreign_names import CALLBACK_WORDS, LEARNER_WORDS, PACKAGE_WORDS
 from callbacks.core.missing_names import meant_instead
 
@@ -36,9 +37,9 @@ class MissingAttribute:
     def __init__(self, name: str, meant: str):
         self.name, self.meant = name, meant
 
-    def __get__(self, learn: Any, owner: type) -> NoReturn:
+    def __get__(self, instance: object, owner: type) -> NoReturn:
         meant = self.meant
-        if self.name in getattr(learn, "callbacks", ()) and self.name not in LEARNER_WORDS:
+        if self.name in getattr(instance, "callbacks", ()) and self.name not in LEARNER_WORDS:
             meant = f"learn.callbacks.{self.name}, where callbacks are"
         raise AttributeError(f"{owner.__name__} has no {self.name!r}. Did you mean {meant}?", name=self.name)
 
@@ -73,7 +74,7 @@ def callback_names() -> dict[str, str]:
     return {one.name: f"the callback {one.__name__}(), which is not among learn.callbacks" for one in kinds}
 
 
-def slip_note(error: BaseException, learn: Any) -> str | None:
+def slip_note(error: BaseException, learn: LearnerProtocol) -> str | None:
     """What was probably meant where a hook reads a missing attribute of the learner or itself; else None."""
     if not isinstance(error, AttributeError) or not error.name:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from torch.utils.data import BatchSampler, DataLoader
 
@@ -22,6 +22,12 @@ from learner.passes import positions, worker_copies
 from learner.passes.epoch_numbers import set_epoch
 from learner.passes.own_positions import draw_nothing_at_start, keeps_passes, past_the_end
 from learner.passes.source import Source, cannot_be_rewound, title_of
+
+
+class ReportingLearner(LearnerProtocol, Protocol):
+    """A learner that notes what it has reported."""
+
+    reported: set[int | str]
 
 
 @dataclass
@@ -56,7 +62,7 @@ class Known:
     samples: tuple[Data, Samples] | None = None
     loaded_samples: Samples | None = None
 
-    def begin(self, learn: LearnerProtocol, loader: Any, start: Any) -> tuple[int, Iterator[Any]]:
+    def begin(self, learn: ReportingLearner, loader: Any, start: Any) -> tuple[int, Iterator[Any]]:
         """Start a pass, or resume the one in which a checkpoint was saved.
 
         Returns:
@@ -65,7 +71,7 @@ class Known:
         with learn.ranks.drawing_data():
             return self.begun(learn, loader, start)
 
-    def begun(self, learn: LearnerProtocol, loader: Any, start: Any) -> tuple[int, Iterator[Any]]:
+    def begun(self, learn: ReportingLearner, loader: Any, start: Any) -> tuple[int, Iterator[Any]]:
         """The same, with the random numbers of the data."""
         source = None if is_exact(loader) else self.source_of(loader, learn.pass_name)
         if start:
@@ -80,7 +86,7 @@ class Known:
         # no second `iter`: the `__iter__` of an iterator may start the pass again
         return n_done, rest if source is None else watched(learn, source, rest)
 
-    def new_pass(self, learn: LearnerProtocol, loader: Any, source: Source | None) -> Iterator[Any]:
+    def new_pass(self, learn: ReportingLearner, loader: Any, source: Source | None) -> Iterator[Any]:
         """The batches of a pass from its start."""
         batches = partial(self.batches_of, learn, loader)
         restored = source if source is not None and source.is_restored else None
@@ -97,7 +103,7 @@ class Known:
         """The knowledge before any pass, for a sandbox."""
         return Known()
 
-    def batches_of(self, learn: LearnerProtocol, loader: Any) -> Any:
+    def batches_of(self, learn: ReportingLearner, loader: Any) -> Any:
         """The batches to iterate over; a loader that a function returns gets the number of the epoch too."""
         batches = learn.data.batches(loader)
         if learn.training and is_function(loader) and self.numbered is not None:
@@ -114,7 +120,7 @@ class Known:
         """Check that all processes have drawn the same first batch."""
         check_alike(learn.ranks.gather(sample_of(first)), f"the training data, {describe_loader(loader)},")
 
-    def share_of(self, learn: Any, batches: Any) -> Share:
+    def share_of(self, learn: ReportingLearner, batches: Any) -> Share:
         """Which part of these batches this process takes."""
         ranks, own = learn.ranks, sharding_of(batches)
         if own is not None:
@@ -185,7 +191,9 @@ class Known:
                 report_problems([cannot_be_rewound(name, loader)])
 
 
-def compared_workers(learn: Any, loader: Any, made: Any, batches: Iterator[Any]) -> Iterator[Any]:
+def compared_workers(
+    learn: ReportingLearner, loader: Any, made: Any, batches: Iterator[Any]
+) -> Iterator[Any]:
     """The batches of `made`; in a first pass over an iterable data set, its workers are compared."""
     known = f"workers of {id(loader)}"
     if learn.ranks is not ALONE or known in learn.reported or not worker_copies.may_be_copies(made):

@@ -34,6 +34,7 @@ from learner.recipes.recipe import Recipe
 from learner.report.learner_parts import monitored_by
 from learner.state.fingerprint import versions
 from learner.state.loss_state import loss_state
+from learner.state.protocol import FullLearner, full
 
 MAX_CODE = 200_000  # characters of a Python file that run.json repeats
 
@@ -101,7 +102,7 @@ class RunRecorder(Callback):
             return
         self._note_best()
         with in_place(learn, before_update["weights"]) if before_update else nullcontext():
-            write = partial(self._write_weights, learn, BEST, self.folder)
+            write = partial(self._write_weights, full(learn), BEST, self.folder)
             self._try("best weights", write, everywhere=shards.are_in(learn.model))
         self._try("run.json", lambda: write_facts(self.folder, self.facts))
 
@@ -149,7 +150,7 @@ class RunRecorder(Callback):
         bad = first_bad(tensors, tensors)
         return f"{bad!r} holds NaN or infinity" if bad else None
 
-    def _write_weights(self, learn: Any, name: str, folder: Path) -> None:
+    def _write_weights(self, learn: FullLearner, name: str, folder: Path) -> None:
         """Write the model's weights, and the tensors of a loss that is a module."""
         place = {BEST: "best", FINAL: "final"}[name]
         path = write_weights(learn.model, folder, name)

@@ -43,6 +43,7 @@ from learner.scripts.part_forms import loss_form, model_form, optimizer_form
 from learner.scripts.script import Script
 from learner.scripts.source_text import indented
 from learner.state.pass_modes import set_modes
+from learner.state.protocol import FullLearner
 
 FORMS: dict[Any, Callable[[Any, Script], None]] = {
     **step_forms.FORMS,
@@ -58,7 +59,7 @@ OBSERVERS = (
 
 
 def script_of(
-    learn: Any,
+    learn: FullLearner,
     n_epochs: int,
     *,
     model: Part,
@@ -113,7 +114,7 @@ class Made(NamedTuple):
     is_first: bool = False
 
 
-def make_parts(model: Part, data: Part, seed: int | None, learn: Any) -> tuple[Any, Made]:
+def make_parts(model: Part, data: Part, seed: int | None, learn: FullLearner) -> tuple[Any, Made]:
     """Make the data and the model as the script does, in the order that gives the learner's weights."""
     with undrawn():
         if seed is not None:
@@ -146,7 +147,7 @@ def are_equal(model: Any, other: Any) -> bool:
 
 
 @torch.no_grad()
-def output_of(model: Any, learn: Any, sample: Any) -> Any:
+def output_of(model: Any, learn: FullLearner, sample: Any) -> Any:
     """What a new model returns for a batch, if `MixedPrecision` asks for it and it is not one tensor."""
     if MixedPrecision not in learn.callbacks:
         return None
@@ -206,7 +207,7 @@ def add_callback(callback: Callback, script: Script) -> None:
         FORMS[kind](callback, script)
 
 
-def check_operations(learn: Any, script: Script) -> None:
+def check_operations(learn: FullLearner, script: Script) -> None:
     """Note each operation that a subclass of the learner overrides."""
     for name, function in OPERATIONS.items():
         if getattr(type(learn), name) is not function:

@@ -23,13 +23,14 @@ from learner.scripts.compose import script_of
 from learner.scripts.expressions import Part
 from learner.scripts.script import Script
 from learner.scripts.source_text import WIDTH
+from learner.state.protocol import FullLearner
 
 MARK = "Written by plainlearner"
 
 
 @suggest_keywords
 def to_script(
-    learn: Any,
+    learn: FullLearner,
     path: str | Path = "train.py",
     *,
     n_epochs: int,

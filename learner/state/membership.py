@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar
 
 from callbacks.core.contract import Callback
 from callbacks.core.registry import hook_of
 from callbacks.core.when import passed, saved_part
 from learner.state.protocol import FullLearner
+
+L = TypeVar("L", bound=FullLearner)
 
 
 def add(learn: FullLearner, callbacks: Iterable[Callback]) -> None:
@@ -29,7 +31,7 @@ def remove(learn: FullLearner, gone: list[Callback]) -> None:
 
 
 @contextmanager
-def added(learn: FullLearner, callbacks: Iterable[Any]) -> Iterator[Any]:
+def added(learn: L, callbacks: Iterable[Callback | type[Callback]]) -> Iterator[L]:
     """Add callbacks within the block."""
     before = learn.callbacks
     learn.add_callbacks(*callbacks)
@@ -41,7 +43,7 @@ def added(learn: FullLearner, callbacks: Iterable[Any]) -> Iterator[Any]:
 
 
 @contextmanager
-def without(learn: FullLearner, gone: list[Callback]) -> Iterator[Any]:
+def without(learn: L, gone: list[Callback]) -> Iterator[L]:
     """Remove callbacks within the block; then add them again at their places, with their state."""
     before = tuple(learn.callbacks)
     states = [copy.deepcopy(saved_part(callback).state_dict()) for callback in gone]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from callbacks.core.contract import Callback, LearnerProtocol
 from callbacks.core.registry import Callbacks
@@ -16,7 +16,7 @@ from learner.state.moved_numbers import MovedNumbers
 from learner.state.position import Place, Span
 
 #: A function of the learner: all hooks of an event, or an operation.
-Call = Callable[[Any], Any]
+Call = Callable[["FullLearner"], Any]
 
 
 class Start(Protocol):
@@ -57,7 +57,7 @@ class LoopProtocol(Protocol):
     known: Known
     moved: MovedNumbers
 
-    def connect(self, learn: FullLearner, callbacks: Iterable[Any]) -> None: ...
+    def connect(self, learn: FullLearner, callbacks: Iterable[Callback]) -> None: ...
 
     def runs_default(self, operation: str) -> bool: ...
 
@@ -137,3 +137,8 @@ class FullLearner(LearnerProtocol, Protocol):
     def without(self, *callbacks: Any) -> Any:
         """Remove callbacks within the block."""
         ...
+
+
+def full(learn: LearnerProtocol) -> FullLearner:
+    """The learner that the loop passes to a hook; every learner is a full one."""
+    return cast(FullLearner, learn)

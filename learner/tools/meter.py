@@ -29,7 +29,7 @@ from learner.state.protocol import FullLearner, LoopProtocol
 
 SLOW = 0.05  # seconds of a step; compared with that, clocks and the start of a fit are negligible
 BLOCK = 10  # steps; rare events, and batches that workers deliver in bursts, average out within a block
-Call = Callable[[Any], Any]
+Call = Callable[[FullLearner], Any]
 Sums = defaultdict[tuple[str, str], float]  #: seconds, or counts
 
 
@@ -155,7 +155,7 @@ class Meter:
         self._empty = self._calibrate()
 
     def _calibrate(self) -> float:
-        nothing = self._timed(("", ""), nobody, self._step)
+        nothing: Any = self._timed(("", ""), nobody, self._step)
         found = []
         for _ in range(200):
             nothing(SimpleNamespace(training=True))
@@ -236,7 +236,7 @@ class TimedLoop(Loop):
         vars(self).update(vars(loop))
         self.meter = meter
 
-    def connect(self, learn: FullLearner, callbacks: Iterable[Any]) -> None:
+    def connect(self, learn: FullLearner, callbacks: Iterable[Callback]) -> None:
         """Put the clocks around what each event and operation calls."""
         super().connect(learn, callbacks)
         self.on = self.meter.timed_events(self.callbacks)

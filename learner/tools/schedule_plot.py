@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from callbacks.core.contract import Callback
 from callbacks.core.registry import describe
 from callbacks.history.drawing import add_legend, line_style, new_axes
 from callbacks.optim.hyperparameters import get
@@ -68,7 +69,7 @@ def values_of(learn: FullLearner, n_epochs: int, name: str) -> list[list[float]]
     return joined(learn, name, there)
 
 
-def may_change(callback: Any) -> list[str]:
+def may_change(callback: Callback) -> list[str]:
     """What a scheduler may change; for a torch scheduler it is known only once the scheduler is made."""
     if isinstance(callback, TorchScheduler):
         return ["lr", "momentum"]
