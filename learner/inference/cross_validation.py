@@ -152,7 +152,7 @@ class CrossValidation:
         return html_table(rows, head, n_text=1)
 
 
-def train_fold(learn: Any, fit: Callable[[Any], Any], parts: Folds, found: CrossValidation) -> None:
+def train_fold(learn: FullLearner, fit: Callable[[Any], Any], parts: Folds, found: CrossValidation) -> None:
     """Train the learner of the next fold, and add its results."""
     number = len(found.rows)
     n_train, n_valid = map(len, parts[number])
