@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+N_ITERATIONS = 200  # of each of at most two power iterations, which end when the value has converged
 Vector = list[Tensor]
 
 
-def largest_curvature(
-    loss: Tensor, parameters: Sequence[Tensor], *, n_iterations: int = 200, seconds: float = 10.0
-) -> float:
+def largest_curvature(loss: Tensor, parameters: Sequence[Tensor], *, seconds: float = 10.0) -> float:
     """The largest eigenvalue of the Hessian of a loss, by power iteration with Hessian-vector products.
 
     It uses its own random generator, and waits for the device at each iteration.
@@ -25,8 +24,6 @@ def largest_curvature(
     Args:
         loss: scalar, with its graph, which must be twice differentiable; see `twice_differentiable`.
         parameters: the tensors with respect to which the Hessian is taken.
-        n_iterations: the largest number of steps of each of at most two power iterations; they end when the
-            value has converged.
         seconds: the time limit, after which the latest value is returned.
 
     Returns:
@@ -56,9 +53,9 @@ def largest_curvature(
         )
         return [product + shift * part for product, part in zip(products, vector, strict=True)]
 
-    value = dominant(times, inputs, n_iterations, end)
+    value = dominant(times, inputs, end)
     if value < 0:  # shift the spectrum, so that the largest eigenvalue also has the largest magnitude
-        value += dominant(lambda vector: times(vector, -value), inputs, n_iterations, end)
+        value += dominant(lambda vector: times(vector, -value), inputs, end)
     return value
 
 
@@ -82,15 +79,13 @@ def twice_differentiable() -> Iterator[None]:
         yield
 
 
-def dominant(
-    times: Callable[[Vector], Vector], like: Sequence[Tensor], n_iterations: int, end: float
-) -> float:
+def dominant(times: Callable[[Vector], Vector], like: Sequence[Tensor], end: float) -> float:
     """The eigenvalue of largest magnitude of a symmetric matrix, given as its product with a vector."""
     generator = torch.Generator().manual_seed(0)
     vector = [torch.randn(part.shape, generator=generator).to(part.device, part.dtype) for part in like]
     vector = scaled(vector, 1 / norm(vector))
     values = [math.nan]
-    for _ in range(n_iterations):
+    for _ in range(N_ITERATIONS):
         product = times(vector)
         values.append(dot(vector, product))
         length = norm(product)

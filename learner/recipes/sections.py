@@ -66,7 +66,7 @@ class Sections:
         self._check_keys()
         self.seed = self._whole_number("seed", self.value("seed"), MAX_SEED)
         self.parts = {key: self._part(key) for key in ("data", "model", "loss", "optimizer", "splitter")}
-        self.decay_norms = self._switch("decay_norms", default=True)
+        self.decay_norms = self._switch("decay_norms")
         self.metrics = self._list("metrics", "metric") or []
         self.callbacks = self._callbacks()
         self.defaults = self._defaults()
@@ -114,11 +114,12 @@ class Sections:
             return None
         return node.value
 
-    def _switch(self, key: str, default: bool) -> bool:
+    def _switch(self, key: str) -> bool:
+        """A key that is true if it is missing."""
         node = self.value(key)
         if node is not None and not isinstance(node.value, bool):
             self.reader.problem(node.place, f"{key} is {shown(node.plain())}", "Write true or false.")
-        return default if node is None else bool(node.value)
+        return node is None or bool(node.value)
 
     def _part(self, key: str) -> Part | None:
         node = self.value(key)

@@ -183,7 +183,7 @@ def add_loaders(script: Script) -> None:
         script.setup += loaders.setup
         return
     names = "train_loader, valid_loader" if loaders.valid else "train_loader"
-    body = indented(loaders.setup, 1)
+    body = indented(loaders.setup)
     text = (
         f'def make_loaders():\n    """The batches of training{" and validation" * bool(loaders.valid)}."""\n'
     )

@@ -99,7 +99,7 @@ class Script:
 
     def text(self, head: str) -> str:
         """The whole script; `head` is its docstring."""
-        body = "\n".join(["def main() -> None:", indented(self.lines(), 1)])
+        body = "\n".join(["def main() -> None:", indented(self.lines())])
         helpers = [text.strip("\n") for text in self.helpers.values()]
         constants = "\n".join(f"{name} = {value}" for name, value in self.constants.items())
         parts = [*helpers, body, 'if __name__ == "__main__":\n    main()']

@@ -36,14 +36,13 @@ def block(text: str) -> list[str]:
     return dedent(text).strip("\n").splitlines()
 
 
-def indented(lines: Iterable[str], level: int) -> str:
-    """The lines at a level of indentation; lines that are too long are divided."""
-    prefix = "    " * level
+def indented(lines: Iterable[str]) -> str:
+    """The lines of the body of a function; lines that are too long are divided."""
     found: list[str] = []
     for line in lines:
-        own = len(line) - len(line.lstrip())
-        fitted = fitting(line.strip(), WIDTH - len(prefix) - own)
-        found += [f"{prefix}{line[:own]}{each}" if each else "" for each in fitted]
+        own = len(line) - len(line.lstrip()) + 4
+        fitted = fitting(line.strip(), WIDTH - own)
+        found += [f"{' ' * own}{each}" if each else "" for each in fitted]
     return "\n".join(found)
 
 

@@ -63,7 +63,7 @@ def fit_one_cycle(
     Raises:
         TypeError, ValueError: a setting cannot be used.
     """
-    check_above(1, "fit_one_cycle", div=div, div_final=div_final)
+    check_factors("fit_one_cycle", div=div, div_final=div_final)
     schedules: dict[str, Any] = {
         "lr": [one_cycle(rate / div, rate, rate / div_final, pct_start) for rate in rates_of(learn, lr_max)]
     }
@@ -87,7 +87,7 @@ def fit_flat_cos(
 
     The rate ends at `lr / div_final`. The other arguments, results and errors are those of `fit_one_cycle`.
     """
-    check_above(1, "fit_flat_cos", div_final=div_final)
+    check_factors("fit_flat_cos", div_final=div_final)
     schedules = {"lr": [flat_cos(rate, rate / div_final, pct_start) for rate in rates_of(learn, lr)]}
     return fit_by(learn, "fit_flat_cos", schedules, n_epochs, callbacks, settings)
 
@@ -150,7 +150,7 @@ def fine_tune(
     Raises:
         ValueError: the learner has only one layer group, so there is nothing to freeze.
     """
-    check_above(1, "fine_tune", lr_mult=lr_mult)
+    check_factors("fine_tune", lr_mult=lr_mult)
     groups.checked_rate(base_lr)
     learn.freeze()
     shared = {"callbacks": as_callbacks(as_list(callbacks, "callbacks"), "callbacks"), **settings}
@@ -184,8 +184,8 @@ def fit_by(
     return learn.fit(n_epochs, [*given, scheduler], **settings)
 
 
-def check_above(low: float, function: str, **values: Any) -> None:
-    """Refuse numbers that are below `low`, infinite, or not numbers."""
+def check_factors(function: str, **values: Any) -> None:
+    """Refuse numbers that are below 1, infinite, or not numbers."""
     for name, value in values.items():
-        if not is_number(value) or value < low:
-            raise ValueError(f"{function}({name}={value!r}): write a finite number of at least {low}.")
+        if not is_number(value) or value < 1:
+            raise ValueError(f"{function}({name}={value!r}): write a finite number of at least 1.")
