@@ -15,11 +15,11 @@ from learner.recipes.recipe_errors import RecipeError, closest
 from learner.recipes.yaml_tree import Node
 
 KEYS = {
-    "recipe": "one line that describes the recipe",
+    "recipe": "a description of the recipe, in one line",
     "seed": "an integer; it is set before any random number is drawn",
     "data": 'the data, as digits or {use: "data.py:make_data", n: 100}',
     "model": 'the model, as {use: "models.py:Net", hidden: 50}, or a list of layers',
-    "loss": "the loss, as mse; omit it if the model's output has its own",
+    "loss": "the loss, as mse; omit it if the model's output has a .loss",
     "optimizer": "the optimizer, as {use: SGD, lr: 0.1}",
     "splitter": 'a function that returns the layer groups of the model, as "models.py:split"',
     "decay_norms": "whether weight decay applies to biases and norms too: true or false",
