@@ -14,18 +14,9 @@ from callbacks.core.settings import check_count, is_number
 from learner.inference.get_preds import get_preds
 from learner.inference.item_losses import with_items
 from learner.inference.kept_part import Keep
-from learner.look import answer_pictures
+from learner.look import answer_pictures, item_pictures
 from learner.look.answers import Answers, Kind, answers_of
 from learner.look.class_report import ClassReport, class_report, number_report
-from learner.look.item_pictures import (
-    Show,
-    as_names,
-    draw_items,
-    first_items,
-    known_names,
-    result_titles,
-    single,
-)
 from learner.look.masks import draw_masks, wrong_pixels
 from learner.messages.keywords import suggest_keywords
 from learner.messages.missing_attributes import hints
@@ -113,7 +104,7 @@ class Interpretation:
         if kind not in (None, *METHODS):
             raise ValueError(f"Interpretation(kind={kind!r}): choose {' or '.join(map(repr, METHODS))}.")
         check_arguments(learn, target, threshold, ignore_index)
-        classes = None if classes is None else as_names("Interpretation", classes)
+        classes = None if classes is None else item_pictures.as_names("Interpretation", classes)
         wanted = {"keep": keep, "with_inputs": inputs, "with_loss": losses}
         try:
             found = list(get_preds(learn, loader, **wanted))
@@ -122,7 +113,7 @@ class Interpretation:
                 error.add_note("If single items have no loss, pass Interpretation(..., losses=False).")
             raise
         self.losses = found.pop().float() if losses else None
-        self.inputs = single(found.pop()) if inputs else None
+        self.inputs = item_pictures.single(found.pop()) if inputs else None
         self.preds, self.targets = found[0], found[1] if target is None else target(found[1])
         self._found = answers_of(self.preds, self.targets, learn.loss_func, kind, threshold, ignore_index)
         self.kind, self.answers = self._found.kind, self._found.answers
@@ -191,7 +182,7 @@ class Interpretation:
         losses, indices = self.losses.topk(min(k, len(self.losses)))
         chosen = indices.tolist()
         columns = (self.inputs, self.targets, self.preds)
-        return TopLosses(losses, indices, *(first_items(each, chosen) for each in columns))
+        return TopLosses(losses, indices, *(item_pictures.first_items(each, chosen) for each in columns))
 
     # Pictures
 
@@ -208,7 +199,7 @@ class Interpretation:
         return answer_pictures.plot_classes(counts, self.classes, ax)
 
     @suggest_keywords
-    def plot_top_losses(self, k: int = 9, *, show: Show | None = None) -> Figure:
+    def plot_top_losses(self, k: int = 9, *, show: item_pictures.Show | None = None) -> Figure:
         """Draw the inputs of the items with the largest losses, with answer, target and loss.
 
         Classes of pixels are drawn over their image, and those that are wrong in red.
@@ -223,10 +214,10 @@ class Interpretation:
         if self.inputs is None:
             raise ValueError("plot_top_losses: the inputs were not kept. Leave out inputs=False.")
         top = self.top_losses(k)
-        words = result_titles(self._found, self.classes, top.indices.tolist())
+        words = item_pictures.result_titles(self._found, self.classes, top.indices.tolist())
         numbers = zip(words, top.losses.tolist(), top.indices.tolist(), strict=True)
         titles = [f"{title}\nloss {loss:.3g}, item {n}" for title, loss, n in numbers]
-        figure = draw_items(top.inputs, titles, show, top.targets, top.preds)
+        figure = item_pictures.draw_items(top.inputs, titles, show, top.targets, top.preds)
         if show is None:
             wrong = wrong_pixels(self._found, top.indices)
             draw_masks(figure, self.answers[top.indices], self.classes, wrong)
@@ -278,7 +269,7 @@ def names_of(classes: list[Any] | None, loader: Any, found: Answers) -> list[Any
     Names that are there twice, as in ImageNet, get their numbers.
     """
     if classes is None:
-        classes = known_names(loader, found.n_classes) or list(range(found.n_classes))
+        classes = item_pictures.known_names(loader, found.n_classes) or list(range(found.n_classes))
     if len(classes) != found.n_classes:
         raise ValueError(
             f"Interpretation(classes={classes!r}): {len(classes)} names for {found.n_classes} {found.kind}. "

@@ -108,5 +108,5 @@ def copies_warning(loader: Any, title: str, reason: str) -> LearnerWarning:
     return LearnerWarning(
         f"the {title} data, {describe_loader(loader)}, yields each item {loader.num_workers} times per pass: "
         f"{reason}, since each iterates over all of them. Divide the items in the data set's "
-        " __iter__ with torch.utils.data.get_worker_info(), or pass num_workers=1."
+        "__iter__ with torch.utils.data.get_worker_info(), or pass num_workers=1."
     )
