@@ -1,4 +1,4 @@
-"""Draw the pictures of the gallery: `python docs/gallery/draw.py`, a few minutes on one core.
+"""Draw the figures of the gallery: `python docs/gallery/draw.py`, a few minutes on one core.
 
 The ports of the tests have random data and train for a moment. Here the same learners get real data,
 wider networks and more epochs, with fixed seeds.
@@ -154,13 +154,13 @@ def grey(picture: Any) -> Tensor:
 
 
 def digits() -> tuple[Tensor, Tensor]:
-    """Pictures in [0, 1], shape (1797, 1, 8, 8), and their classes."""
+    """Images in [0, 1], shape (1797, 1, 8, 8), and their classes."""
     found = load_digits()
     return torch.tensor(found.images, dtype=torch.float32)[:, None] / 16, torch.tensor(found.target)
 
 
 def grid(rows: list[Tensor], titles: list[str]) -> Any:
-    """Rows of pictures."""
+    """Rows of images."""
     n_columns = len(rows[0])
     panels = new_panels(len(rows) * n_columns, n_columns * 0.8, len(rows) * 0.95, n_columns)
     for place, picture in enumerate(torch.cat(rows)):
@@ -170,7 +170,7 @@ def grid(rows: list[Tensor], titles: list[str]) -> Any:
 
 
 def add_picture(axes: Any, picture: Tensor, title: str) -> None:
-    """Show one picture in grey, without ticks."""
+    """Show one image in grey, without ticks."""
     axes.imshow(picture.numpy(), cmap="gray")
     axes.set(xticks=[], yticks=[])
     axes.set_title(title, loc="left", fontsize="small", color=INK)

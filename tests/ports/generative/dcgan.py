@@ -1,4 +1,4 @@
-"""Generate pictures with two networks that train against each other, as `dcgan` in pytorch/examples does.
+"""Generate images with two networks that train against each other, as `dcgan` in pytorch/examples does.
 
 Source: Radford et al. 2016, arXiv:1511.06434.
 """
@@ -48,8 +48,8 @@ def parts():
     """Generator, discriminator and loader, seeded."""
     torch.manual_seed(999)
     generator, discriminator = networks(6)
-    pictures = 2 * torch.rand(28, 1, 8, 8) - 1
-    train = DataLoader(pictures, batch_size=8, shuffle=True)
+    images = 2 * torch.rand(28, 1, 8, 8) - 1
+    train = DataLoader(images, batch_size=8, shuffle=True)
     return generator.apply(initialize), discriminator.apply(initialize), train
 
 

@@ -1,4 +1,4 @@
-"""Learn to remove noise step by step: a denoising diffusion model with an average of its weights.
+"""Learn to remove noise step by step: a denoising diffusion model.
 
 Source: Ho et al. 2020, arXiv:2006.11239, algorithm 1.
 """
@@ -13,27 +13,27 @@ from torch.utils.data import DataLoader, TensorDataset
 from callbacks import GradientClip, Metrics, Recorder, ZeroGrad
 from learner import Data, Learner
 
-N_EPOCHS, CUT_AT, N_MOMENTS = 2, 5, 20
+N_EPOCHS, CUT_AT, N_TIMES = 2, 5, 20
 
 
 class Denoiser(nn.Module):
-    """Predicts the noise in points of the plane at a moment of the diffusion."""
+    """Predicts the noise in points of the plane at a time step of the diffusion."""
 
     def __init__(self):
         super().__init__()
-        self.moments = nn.Embedding(N_MOMENTS, 8)
+        self.times = nn.Embedding(N_TIMES, 8)
         self.net = nn.Sequential(nn.Linear(10, 16), nn.SiLU(), nn.Linear(16, 2))
-        kept = torch.cumprod(1 - torch.linspace(1e-4, 0.3, N_MOMENTS), dim=0)
+        kept = torch.cumprod(1 - torch.linspace(1e-4, 0.3, N_TIMES), dim=0)
         self.register_buffer("signal", kept.sqrt())
         self.register_buffer("noise", (1 - kept).sqrt())
 
-    def forward(self, points, moments):
-        return self.net(torch.cat([points, self.moments(moments)], dim=1))
+    def forward(self, points, times):
+        return self.net(torch.cat([points, self.times(times)], dim=1))
 
     def diffuse(self, points):
-        """Noisy points, the moments at which they are so noisy, and the noise that is in them."""
-        moments, noise = torch.randint(N_MOMENTS, (len(points),)), torch.randn_like(points)
-        return self.signal[moments, None] * points + self.noise[moments, None] * noise, moments, noise
+        """Noisy points, the time step of each point, and the noise in it."""
+        times, noise = torch.randint(N_TIMES, (len(points),)), torch.randn_like(points)
+        return self.signal[times, None] * points + self.noise[times, None] * noise, times, noise
 
 
 def parts():
@@ -50,9 +50,9 @@ def by_hand():
     model.train()
     for _ in range(N_EPOCHS):
         for (points,) in train:
-            noisy, moments, noise = model.diffuse(points)
+            noisy, times, noise = model.diffuse(points)
             optimizer.zero_grad()
-            loss = F.mse_loss(model(noisy, moments), noise)
+            loss = F.mse_loss(model(noisy, times), noise)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -63,8 +63,8 @@ def make_learner(*callbacks, made=None):
     model, train = made or parts()
 
     def diffuse(batch):
-        noisy, moments, noise = model.diffuse(batch[0])
-        return (noisy, moments), noise
+        noisy, times, noise = model.diffuse(batch[0])
+        return (noisy, times), noise
 
     return Learner(
         model,

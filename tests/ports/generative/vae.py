@@ -22,18 +22,18 @@ class VAE(nn.Module):
         self.log_variance = nn.Linear(width, size)
         self.fc3, self.fc4 = nn.Linear(size, width), nn.Linear(width, n_pixels)
 
-    def forward(self, pictures):
-        hidden = F.relu(self.fc1(pictures))
+    def forward(self, images):
+        hidden = F.relu(self.fc1(images))
         mean, log_variance = self.mean(hidden), self.log_variance(hidden)
         spread = torch.exp(0.5 * log_variance)
         code = mean + torch.randn_like(spread) * spread
         return torch.sigmoid(self.fc4(F.relu(self.fc3(code)))), mean, log_variance
 
 
-def vae_loss(outputs, pictures):
-    """Reconstruction and Kullback-Leibler divergence, summed over pixels and pictures."""
+def vae_loss(outputs, images):
+    """Reconstruction and Kullback-Leibler divergence, summed over pixels and images."""
     reconstruction, mean, log_variance = outputs
-    binary = F.binary_cross_entropy(reconstruction, pictures, reduction="sum")
+    binary = F.binary_cross_entropy(reconstruction, images, reduction="sum")
     divergence = -0.5 * torch.sum(1 + log_variance - mean.pow(2) - log_variance.exp())
     return binary + divergence
 
@@ -42,10 +42,10 @@ vae_loss.reduction = "sum"  # type: ignore[reportFunctionMemberAccess]  # a pass
 
 
 def parts():
-    """The model and its batches of pictures, without labels; seeded."""
+    """The model and its batches of images without labels; seeded."""
     torch.manual_seed(1)
-    pictures = torch.rand(44, 36).round()
-    return VAE(), list(pictures.split(12))
+    images = torch.rand(44, 36).round()
+    return VAE(), list(images.split(12))
 
 
 def by_hand():
@@ -53,9 +53,9 @@ def by_hand():
     optimizer = optim.Adam(model.parameters(), lr=1e-3)
     for _ in range(N_EPOCHS):
         model.train()
-        for pictures in batches:
+        for images in batches:
             optimizer.zero_grad()
-            loss = vae_loss(model(pictures), pictures)
+            loss = vae_loss(model(images), images)
             loss.backward()
             optimizer.step()
     return model.state_dict()
@@ -63,7 +63,7 @@ def by_hand():
 
 def make_learner(*callbacks, made=None):
     model, batches = made or parts()
-    data = Data(batches, split=lambda pictures: (pictures, pictures))
+    data = Data(batches, split=lambda images: (images, images))
     return Learner(
         model, data, vae_loss, partial(optim.Adam, lr=1e-3), callbacks, defaults=(ZeroGrad, Metrics, Recorder)
     )

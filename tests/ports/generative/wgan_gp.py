@@ -59,7 +59,7 @@ def named(generator, critic):
 
 
 class Critic(Callback):
-    """Trains the critic on each batch, and lets the generator train on each n-th."""
+    """Trains the critic on every batch, and lets the generator train on every n-th batch."""
 
     order, state = Order.TRANSFORM, ("network", "optimizer", "n_done")
 

@@ -1,4 +1,4 @@
-"""Learn the value of actions from a memory of past moves, as the DQN tutorial of PyTorch does.
+"""Learn the values of actions from a memory of past moves, as PyTorch's DQN tutorial does.
 
 Source: Mnih et al. 2015, Nature 518, 529-533, algorithm 1.
 """
@@ -18,7 +18,7 @@ N_EPOCHS, CUT_AT, N_MOVES, BATCH_SIZE, DISCOUNT, FOLLOW = 2, 7, 10, 4, 0.9, 0.1
 
 
 class Environment:
-    """A walk on a line towards 0; acts by the network or at random, and remembers the moves.
+    """A walk on a line towards 0; acts as the network suggests or at random, and stores the moves.
 
     `state_dict` and `load_state_dict` let a killed run resume within an epoch.
     """
@@ -28,7 +28,7 @@ class Environment:
         self.place, self.memory, self.n_moves = torch.ones(1), deque(maxlen=16), 0
 
     def move(self):
-        """Make one move and remember it as (place, action, reward, next place)."""
+        """Make one move and store it as (place, action, reward, next place)."""
         if torch.rand((), generator=self.generator) < 0.3:
             action = torch.randint(2, (1,), generator=self.generator)
         else:
@@ -39,7 +39,7 @@ class Environment:
         self.place = next_place
 
     def sample(self):
-        """A batch of remembered moves, each part of shape (BATCH_SIZE, 1)."""
+        """A batch of stored moves, each part of shape (BATCH_SIZE, 1)."""
         chosen = torch.randint(len(self.memory), (BATCH_SIZE,), generator=self.generator).tolist()
         return tuple(torch.stack(part) for part in zip(*[self.memory[each] for each in chosen], strict=True))
 
@@ -98,7 +98,7 @@ def by_hand():
 
 
 class TargetNetwork(Callback):
-    """Owns the target network, computes what is expected with it, and lets it follow the policy."""
+    """Owns the target network, computes the expected values with it, and lets it follow the policy."""
 
     state = ("network",)
 

@@ -16,7 +16,7 @@ N_EPOCHS, CUT_AT, N_NODES, N_CLASSES = 8, 5, 20, 3
 
 
 class GraphAttention(nn.Module):
-    """One layer of `n_heads` heads; nodes that are not linked get the weight exp(-inf) = 0."""
+    """One layer of `n_heads` heads; nodes without an edge between them get the weight exp(-inf) = 0."""
 
     def __init__(self, n_in, n_out, n_heads):
         super().__init__()
@@ -34,7 +34,7 @@ class GraphAttention(nn.Module):
 
 
 class GAT(nn.Module):
-    """The links of the graph are a buffer of the model; the batch is the nodes alone."""
+    """The edges of the graph are a buffer of the model; a batch contains only the nodes."""
 
     def __init__(self, adjacency):
         super().__init__()
@@ -47,7 +47,7 @@ class GAT(nn.Module):
 
 
 def parts():
-    """The model, the nodes, their classes, and which of them are trained on; seeded."""
+    """The model, the nodes, their classes, and a mask of the training nodes; seeded."""
     torch.manual_seed(13)
     classes = torch.arange(N_NODES) % N_CLASSES
     nodes = F.one_hot(classes, 5) + torch.randn(N_NODES, 5)

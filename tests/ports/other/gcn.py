@@ -37,7 +37,7 @@ class GCN(nn.Module):
 
 
 def graph():
-    """Features of the nodes, the normalized adjacency matrix (sparse), classes."""
+    """The features of the nodes, the normalized adjacency matrix (sparse), and the classes."""
     classes = torch.arange(N_NODES) % N_CLASSES
     nodes = F.one_hot(classes, 6) + 0.5 * torch.randn(N_NODES, 6)
     linked = (classes[:, None] == classes) & (torch.rand(N_NODES, N_NODES) < 0.5)

@@ -1,6 +1,6 @@
 """Learn weights that adapt to a new task in one step of gradient descent, as MAML does.
 
-A batch is a set of sine waves, each with points to adapt to and points to be judged on. The gradient goes
+A batch is a set of sine waves, each with points to adapt to and points to evaluate on. The gradient goes
 through the step of adaptation. Source: Finn et al. 2017, arXiv:1703.03400, algorithm 1.
 """
 
@@ -19,7 +19,7 @@ N_EPOCHS, CUT_AT, INNER_RATE = 2, 5, 0.05
 
 
 class Adapted(nn.Module):
-    """Adapts a network to each task by one step, and predicts with the adapted weights."""
+    """Adapts a network to each task with one step, and predicts with the adapted weights."""
 
     def __init__(self):
         super().__init__()

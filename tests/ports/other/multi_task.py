@@ -1,4 +1,4 @@
-"""Learn two tasks whose weights in the loss are learnt too (Kendall et al. 2018, arXiv:1705.07115, eq. 7)."""
+"""Learn two tasks, and their weights in the loss (Kendall et al. 2018, arXiv:1705.07115, eq. 7)."""
 
 from functools import partial
 

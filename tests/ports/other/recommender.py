@@ -14,7 +14,7 @@ N_EPOCHS, CUT_AT, N_USERS, N_THINGS = 2, 5, 12, 9
 
 
 class Recommender(nn.Module):
-    """The rating of a thing by a user; the rows of both tables get sparse gradients."""
+    """Predicts the rating of a thing by a user; both embedding tables get sparse gradients."""
 
     def __init__(self):
         super().__init__()

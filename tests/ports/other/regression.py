@@ -58,7 +58,7 @@ def by_hand():
 
 
 class StopAtTarget(Callback):
-    """Stop after the batch whose loss is below the target."""
+    """Stop after the first batch with a loss below the target."""
 
     order = Order.DECIDE
 

@@ -16,7 +16,7 @@ N_EPOCHS, CUT_AT, N_EPISODES, N_MOVES, DISCOUNT = 2, 7, 5, 12, 0.99
 
 
 class Policy(nn.Module):
-    """Walks left or right from a random place; a reward of 1 for each moment near the middle."""
+    """Walks left or right from a random place; the reward is 1 for each move that ends near the middle."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Learn from two views of each picture and a slowly following target network, as BYOL does.
+"""Learn from two views of each image and a target network that follows slowly, as BYOL does.
 
 Source: Grill et al. 2020, arXiv:2006.07733, eq. 1 and 2.
 """
@@ -22,7 +22,7 @@ def encoder():
 
 
 class BYOL(nn.Module):
-    """The online network with its predictor, and the target network, which no gradient reaches."""
+    """The online network with its predictor, and the target network, which gets no gradients."""
 
     def __init__(self):
         super().__init__()
@@ -55,8 +55,8 @@ def two_views(items):
 def parts():
     """The model and its loader, seeded."""
     torch.manual_seed(0)
-    pictures = torch.rand(32, 12)
-    return BYOL(), DataLoader(pictures, batch_size=8, shuffle=True, collate_fn=two_views)
+    images = torch.rand(32, 12)
+    return BYOL(), DataLoader(images, batch_size=8, shuffle=True, collate_fn=two_views)
 
 
 def by_hand():

@@ -1,4 +1,4 @@
-"""Find boxes in pictures of different sizes with a model that returns its losses, as torchvision's do."""
+"""Find boxes in images of different sizes with a model that returns its losses, as in torchvision."""
 
 from functools import partial
 
@@ -14,15 +14,15 @@ N_EPOCHS, CUT_AT = 2, 4
 
 
 class Detector(nn.Module):
-    """One box and one score for each picture; a dict of losses in training, else a list of dicts."""
+    """Returns a dict of losses in training, and otherwise a dict with a box and a score for each image."""
 
     def __init__(self):
         super().__init__()
         self.backbone = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2))
         self.box, self.score = nn.Linear(32, 4), nn.Linear(32, 1)
 
-    def forward(self, pictures, targets=None):
-        features = torch.cat([self.backbone(each[None]).flatten(1) for each in pictures])
+    def forward(self, images, targets=None):
+        features = torch.cat([self.backbone(each[None]).flatten(1) for each in images])
         boxes, scores = self.box(features).sigmoid(), self.score(features)[:, 0]
         if self.training:
             true_boxes = torch.stack([each["boxes"].mean(0) for each in targets])
@@ -35,16 +35,16 @@ class Detector(nn.Module):
 
 
 class Scenes(Dataset):
-    """Pictures of different sizes with one to three boxes each."""
+    """Images of different sizes with one to three boxes each."""
 
     def __len__(self):
         return 12
 
     def __getitem__(self, index):
         draw = torch.Generator().manual_seed(index)
-        picture = torch.rand(3, 6 + index % 3, 6 + index % 2, generator=draw)
+        image = torch.rand(3, 6 + index % 3, 6 + index % 2, generator=draw)
         boxes = torch.rand(1 + index % 3, 4, generator=draw)
-        return picture, {"boxes": boxes, "labels": torch.randint(2, (len(boxes),), generator=draw)}
+        return image, {"boxes": boxes, "labels": torch.randint(2, (len(boxes),), generator=draw)}
 
 
 def collate(items):
@@ -63,8 +63,8 @@ def by_hand():
     scheduler = optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.1)
     for _ in range(N_EPOCHS):
         model.train()
-        for pictures, targets in train:
-            loss = sum(model(pictures, targets).values())
+        for images, targets in train:
+            loss = sum(model(images, targets).values())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

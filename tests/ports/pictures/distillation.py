@@ -19,7 +19,7 @@ def network(width):
 
 
 def parts():
-    """A teacher of two steps, the student, and the loader, seeded."""
+    """A teacher trained for two steps, the student, and the loader, seeded."""
     torch.manual_seed(42)
     inputs = torch.randn(48, 16)
     targets = inputs[:, :5].argmax(1)

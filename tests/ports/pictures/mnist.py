@@ -27,7 +27,7 @@ class Net(nn.Module):
 
 
 def digits(n_items, seed):
-    """Noise around one pattern for each class, in place of the scanned digits; shape (n_items, 1, 8, 8)."""
+    """A noisy pattern for each class, in place of the scanned digits; shape (n_items, 1, 8, 8)."""
     draw = torch.Generator().manual_seed(seed)
     patterns = torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(9))
     targets = torch.randint(10, (n_items,), generator=draw)

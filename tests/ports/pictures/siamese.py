@@ -1,4 +1,4 @@
-"""Decide whether two digits are of one class, as `siamese_network` in pytorch/examples does."""
+"""Decide whether two digits are of the same class, as `siamese_network` in pytorch/examples does."""
 
 from functools import partial
 
@@ -23,23 +23,23 @@ class Siamese(nn.Module):
 
 
 class Pairs(Dataset):
-    """Pairs of noisy patterns, one half of them of the same class; the partner is drawn again each time."""
+    """Pairs of noisy patterns, half of them of the same class; the partner is drawn again each time."""
 
     def __init__(self, n_items):
         draw = torch.Generator().manual_seed(0)
         self.classes = torch.randint(4, (n_items,), generator=draw)
         patterns = torch.rand(4, 1, 8, 8, generator=draw)
-        self.pictures = patterns[self.classes] + 0.2 * torch.randn(n_items, 1, 8, 8, generator=draw)
+        self.images = patterns[self.classes] + 0.2 * torch.randn(n_items, 1, 8, 8, generator=draw)
 
     def __len__(self):
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index):
         same = self.classes == self.classes[index]
         is_positive = index % 2 == 0
         candidates = (same if is_positive else ~same).nonzero()[:, 0]
         partner = candidates[torch.randint(len(candidates), ())]
-        return self.pictures[index], self.pictures[partner], torch.tensor(float(is_positive))
+        return self.images[index], self.images[partner], torch.tensor(float(is_positive))
 
 
 def parts():

@@ -1,4 +1,4 @@
-"""Draw pictures at twice their resolution, as `super_resolution` in pytorch/examples does."""
+"""Double the resolution of images, as `super_resolution` in pytorch/examples does."""
 
 from functools import partial
 
@@ -27,8 +27,8 @@ class SuperResolution(nn.Module):
         return self.shuffle(self.conv3(F.relu(self.conv2(F.relu(self.conv1(x))))))
 
 
-class Pictures(Dataset):
-    """Smooth pictures of 16 x 16 pixels as targets, at 8 x 8 pixels as inputs."""
+class Images(Dataset):
+    """Smooth images, with 16 x 16 pixels as targets and 8 x 8 pixels as inputs."""
 
     def __init__(self, n_items, seed):
         coarse = torch.rand(n_items, 1, 4, 4, generator=torch.Generator().manual_seed(seed))
@@ -62,8 +62,8 @@ class PSNR(Callback):
 def parts():
     """The model and the two loaders, seeded."""
     torch.manual_seed(123)
-    train = DataLoader(Pictures(24, seed=0), batch_size=6, shuffle=True)
-    test = DataLoader(Pictures(8, seed=1), batch_size=4, generator=torch.Generator())  # its draws are its own
+    train = DataLoader(Images(24, seed=0), batch_size=6, shuffle=True)
+    test = DataLoader(Images(8, seed=1), batch_size=4, generator=torch.Generator())  # its draws are its own
     return SuperResolution(2), train, test
 
 

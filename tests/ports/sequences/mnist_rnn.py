@@ -14,7 +14,7 @@ N_EPOCHS, CUT_AT = 2, 5
 
 
 class Net(nn.Module):
-    """Each of the 8 rows of a picture is one step of the sequence."""
+    """Each of the 8 rows of an image is one step of the sequence."""
 
     def __init__(self):
         super().__init__()
@@ -22,8 +22,8 @@ class Net(nn.Module):
         self.dropout1, self.dropout2 = nn.Dropout(0.25), nn.Dropout(0.5)
         self.fc1, self.fc2 = nn.Linear(12, 8), nn.Linear(8, 10)
 
-    def forward(self, pictures):
-        rows = pictures.reshape(-1, 8, 8)
+    def forward(self, images):
+        rows = images.reshape(-1, 8, 8)
         output, _ = self.rnn(rows)
         x = self.dropout1(self.norm(output[:, -1]))
         x = self.dropout2(F.relu(self.fc1(x)))
@@ -33,8 +33,8 @@ class Net(nn.Module):
 def parts():
     """The model and its loader, seeded."""
     torch.manual_seed(1)
-    pictures, targets = torch.rand(44, 1, 8, 8), torch.randint(10, (44,))
-    return Net(), DataLoader(TensorDataset(pictures, targets), batch_size=11, shuffle=True)
+    images, targets = torch.rand(44, 1, 8, 8), torch.randint(10, (44,))
+    return Net(), DataLoader(TensorDataset(images, targets), batch_size=11, shuffle=True)
 
 
 def by_hand():

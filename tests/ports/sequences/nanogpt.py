@@ -1,4 +1,4 @@
-"""Train a small GPT on characters, in the manner of nanoGPT.
+"""Train a small GPT on characters, as nanoGPT does.
 
 Weight decay for matrices only, warm-up and cosine decay of the rate, gradient accumulation and clipping.
 """
@@ -28,10 +28,10 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
 
     def forward(self, x):
-        items, moments, _ = x.shape
-        parts = self.qkv(self.norm1(x)).view(items, moments, 3, N_HEADS, -1).permute(2, 0, 3, 1, 4)
+        items, length, _ = x.shape
+        parts = self.qkv(self.norm1(x)).view(items, length, 3, N_HEADS, -1).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(*parts, is_causal=True)
-        x = x + self.out(mixed.transpose(1, 2).reshape(items, moments, WIDTH))
+        x = x + self.out(mixed.transpose(1, 2).reshape(items, length, WIDTH))
         return x + self.mlp(self.norm2(x))
 
 
@@ -49,7 +49,7 @@ class GPT(nn.Module):
 
 
 class Windows:
-    """Batches of windows at random places of a text, from their own generator.
+    """Batches of windows at random positions of a text, from their own generator.
 
     `state_dict` and `load_state_dict` let a killed run resume within an epoch.
     """
@@ -84,7 +84,7 @@ def parts():
 
 
 def make_optimizer(parameters):
-    """AdamW that decays matrices and embeddings, not biases and norms."""
+    """AdamW with weight decay for matrices and embeddings, but not for biases and norms."""
     parameters = list(parameters)
     groups = [
         {"params": [each for each in parameters if each.ndim >= 2], "weight_decay": 0.1},
@@ -94,7 +94,7 @@ def make_optimizer(parameters):
 
 
 def rate(step):
-    """Share of the rate at an update: two steps of warm-up, then half a cosine down to a tenth."""
+    """Factor of the learning rate at an update: two steps of warm-up, then half a cosine down to a tenth."""
     if step < 2:
         return (step + 1) / 3
     progress = (step - 2) / max(1, N_UPDATES - 2)

@@ -46,11 +46,11 @@ class Translator(nn.Module):
             output, hidden = self.decoder(word, hidden)
             word = output.argmax(-1).detach()
             outputs.append(output[0])
-        return torch.stack(outputs, dim=2)  # shape (items, N_WORDS, moments)
+        return torch.stack(outputs, dim=2)  # shape (items, N_WORDS, time)
 
 
 def parts():
-    """The model and its loader, seeded; a translation is the sentence backwards."""
+    """The model and its loader, seeded; a translation is the sentence in reverse order."""
     torch.manual_seed(0)
     sentences = torch.randint(2, N_WORDS, (24, 4))
     sentences[:, -1] = END

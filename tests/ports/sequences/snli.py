@@ -1,4 +1,4 @@
-"""Judge pairs of sentences, in batches that are objects, as `snli` in pytorch/examples does."""
+"""Classify pairs of sentences, in batches that are objects, as `snli` in pytorch/examples does."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -14,10 +14,10 @@ N_EPOCHS, CUT_AT, N_WORDS = 2, 4, 20
 
 @dataclass
 class Batch:
-    """Sentences of words, moments first, padded with 0, and the relation of each pair."""
+    """Pairs of sentences, time first, padded with 0, and the relation of each pair."""
 
-    premise: Tensor  # shape (moments, items)
-    hypothesis: Tensor  # shape (moments of these, items)
+    premise: Tensor  # shape (time, items)
+    hypothesis: Tensor  # shape (time, items), of another length
     label: Tensor  # shape (items,)
 
 

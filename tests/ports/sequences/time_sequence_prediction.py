@@ -13,7 +13,7 @@ REFUSED = {"LeanStep": "ClosureStep", "WholeStep": "ClosureStep"}
 
 
 class Sequence(nn.Module):
-    """Predicts the next value at each moment; `future` further values from its own predictions."""
+    """Predicts the next value at each time, and `future` more values from its own predictions."""
 
     def __init__(self):
         super().__init__()

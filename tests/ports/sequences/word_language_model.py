@@ -1,4 +1,4 @@
-"""Predict the next word with a GRU that keeps its state over the batches of an epoch.
+"""Predict the next word with a GRU that keeps its state from batch to batch within an epoch.
 
 After `word_language_model` in pytorch/examples: truncated backpropagation through time, clipped gradients,
 and plain gradient descent whose rate is divided by 4 when the validation loss does not improve.
@@ -17,7 +17,7 @@ N_EPOCHS, CUT_AT, N_WORDS, BPTT = 3, 8, 12, 5
 
 
 class LanguageModel(nn.Module):
-    """The hidden state is a plain attribute; each batch begins where the batch before it ended."""
+    """The hidden state is a plain attribute; each batch starts where the previous one ended."""
 
     def __init__(self):
         super().__init__()
@@ -36,7 +36,7 @@ class LanguageModel(nn.Module):
 
 
 def batches(text, n_columns):
-    """Windows over a text in columns: words, shape (moments, columns), and the words that follow, flat."""
+    """Windows over a text in columns: words, of shape (time, columns), and the words that follow, flat."""
     columns = text[: len(text) // n_columns * n_columns].view(n_columns, -1).t().contiguous()
     starts = range(0, len(columns) - 1, BPTT)
     windows = [columns[start : start + BPTT + 1] for start in starts]
@@ -44,7 +44,7 @@ def batches(text, n_columns):
 
 
 def parts():
-    """The model, and windows to train and to validate on, seeded."""
+    """The model, and windows for training and for validation, seeded."""
     torch.manual_seed(1111)
     text = (torch.arange(100) * torch.arange(1, 101)) % N_WORDS
     return LanguageModel(), batches(text, 4), batches(text[:33], 2)
