@@ -25,3 +25,9 @@ class Held(Generic[T]):
 
     def __set__(self, owner: object, value: T) -> None:
         setattr(getattr(owner, self.part), self.name, value)
+
+
+def holder_of(name: str, item: Any) -> Any:
+    """The object with this attribute: the item, or one of our objects that it holds, as `Best`."""
+    held = [each for each in vars(item).values() if type(each).__module__.startswith("callbacks.")]
+    return next((each for each in (item, *held) if hasattr(each, name)), None)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from callbacks import Callback, Every, Metrics
 from callbacks.core.when import window_of
+from callbacks.model.held import holder_of
 from callbacks.optim.optimizers import Optimizers, title_of
 from callbacks.schedule.annealers import Annealer
 from learner.engine.composition import DEFAULT_CALLBACKS
@@ -21,7 +22,6 @@ from learner.learner import Learner
 from learner.recipes.names import signature_of, table
 from learner.recipes.signatures import Signature
 from learner.recipes.yaml_tree import dump
-from learner.report.learner_parts import holder_of
 
 LONGEST = 1000  # of tensors that are written
 NOT_KEPT = ("device", "dtype")  # torch's layers do not store them; they only affect where weights are created

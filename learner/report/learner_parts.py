@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from callbacks.core.contract import Callback, LearnerProtocol
 from callbacks.core.modules import plain_name
+from callbacks.model.held import holder_of
 from callbacks.optim.optimizers import title_of
 from learner.data.loaders import n_batches_of
 from learner.data.tensors import counted
@@ -80,12 +81,6 @@ def settings_of(callback: Callback) -> Iterator[tuple[str, str]]:
     if "best" in names and callback.monitors:  # of a Checkpoint
         found["best"] = callback.monitors[0]
     return changed(type(callback), found)
-
-
-def holder_of(name: str, item: Any) -> Any:
-    """The object with this attribute: the item, or one of our objects that it holds, as `Best`."""
-    held = [each for each in vars(item).values() if type(each).__module__.startswith("callbacks.")]
-    return next((each for each in (item, *held) if hasattr(each, name)), None)
 
 
 def changed(kind: type, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
