@@ -36,6 +36,7 @@ class Ranks:
             a batch.
         n_here: items of the current batch in this process; None if it is all of them.
         n_everywhere: items of the current batch in all processes.
+        is_over: has this process no batch left in the current pass, while others may have some?
         in_step: must all processes run the model at the same time, in validation too?
         share: how much this process's part of the current batch counts; None if the loss is of all parts.
         wants_to_stop: does this process wait for the others to agree on a stop or a cancel?
@@ -49,6 +50,7 @@ class Ranks:
     wants_to_stop: bool = False
     n_here: int | None = None
     n_everywhere: int | None = None
+    is_over: bool = False
     in_step: bool = False
     share: Any = None
     joined: Mapping[str, Any] = MappingProxyType({})
@@ -121,6 +123,24 @@ class Ranks:
     def n_steps(self, n_batches: int | None) -> int | None:
         """The number of batches that each process gets of a training pass of so many."""
         return None if n_batches is None else -(-n_batches // self.group)
+
+    def has_more(self, learn: LearnerProtocol, *, is_here: bool, has_ended: bool) -> bool:
+        """Does any process have a batch for the next step? Every process must call this.
+
+        Args:
+            learn: the learner.
+            is_here: has this process a batch? Then it does not wait for the others.
+            has_ended: had this process a batch before, and has none now?
+        """
+        return is_here
+
+    def n_active(self) -> float:
+        """The number of processes that have a batch in this step, if each has data of its own."""
+        return 1
+
+    def share_of_own(self) -> float:
+        """How much the batch of this process counts in this step, if each has data of its own."""
+        return 1.0
 
     @property
     def random(self) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class Group(FitMembers):
 
     Attributes:
         is_void: has this rank cancelled the current batch?
+        accumulates: may a message have the gradients of several batches?
     """
 
     def __init__(self, divisor: Callable[..., Any], *, each: bool, sharded: bool):
@@ -53,6 +54,8 @@ class Group(FitMembers):
         self._is_sum = False
         self._n_first: int | None = None
         self._n_usual: int | None = None  # items of a batch, if those of the other ranks are unknown
+        self._n_unsent = 0  # items of this rank that wait for an update, and that the others do not know
+        self.accumulates = False
         self._weight: Any = 1.0  # of the gradients of all ranks
         self._numbers: Any = None  # the last ones that all ranks have sent
         self._loss_here: Any = None  # of this rank's share of the batch, once the others' are known
@@ -63,6 +66,7 @@ class Group(FitMembers):
     def begin_pass(self) -> None:
         """Drop what is known about the batches of the last pass."""
         self._unit = self._n_first = self._n_usual = None
+        self._n_unsent, self.is_over, self._has_ended, self._asked = 0, False, False, None
         self._unread.clear()
 
     def set_counts(self, n_here: int | None, n_everywhere: int | None) -> None:
@@ -106,20 +110,43 @@ class Group(FitMembers):
         self._share, self._is_sum = share, is_sum
         self.share = share if self.size > 1 else None
 
-    def count_items(self, learn: LearnerProtocol) -> None:
+    def expect_items(self, learn: LearnerProtocol) -> None:
+        """Note how many items a batch has, if only the other ranks know the number of theirs.
+
+        All ranks must decide from equal numbers, so it is that of the first batch of rank 0.
+        """
+        if self._n_usual is None and self.n_everywhere is None and self.size > 1:
+            self._n_usual = self.gather(learn.n_items)[0]
+
+    def n_items(self, learn: LearnerProtocol) -> int:
+        if self.n_everywhere is not None:
+            return self.n_everywhere
+        return learn.n_items if self._n_usual is None else self._n_usual * self.size
+
+    def count_items(self, learn: LearnerProtocol, *, is_synced: bool) -> None:
         """Count the items of the other ranks, once for each batch; the loop counts those of this one.
 
-        If only the other ranks know their number, the message has it; on a device it is taken from the first
-        batch of rank 0.
+        If only the other ranks know their number, the next message has it; on a device it is the usual one.
         """
-        if self._is_counted:
+        if self._is_counted or self.size == 1:
             return
-        if self.n_everywhere is None and self.size > 1:
-            self._n_usual = self._n_usual or self.gather(learn.n_items)[0]
-            self.n_everywhere = self._n_usual * self.size
+        self._is_counted = True
+        if self.n_everywhere is None and learn.device.type != "cpu":
+            self.n_everywhere = self.n_items(learn)
         if self.n_everywhere is not None:
             learn.n_waiting += self.n_everywhere - learn.n_items
-            self._is_counted = True
+            return
+        n_here = 0 if self.n_here == 0 else learn.n_items
+        self._n_unsent = self._n_unsent * bool(learn.n_waiting) + n_here
+        learn.n_waiting += n_here - learn.n_items
+        if is_synced:
+            self.count_others(learn)
+
+    def count_others(self, learn: LearnerProtocol) -> None:
+        """Count the items of the other ranks in the last message, which it did not have before."""
+        if not isinstance(self._numbers, Tensor):
+            learn.n_waiting += int(self._numbers[5]) - self._n_unsent
+        self._n_unsent = 0
 
     def divisor(self, learn: LearnerProtocol, weight: Any, *, is_sum: bool) -> Any:
         return self._divisor(learn, weight, is_sum)
@@ -141,11 +168,14 @@ class Group(FitMembers):
                 loss = scaled(here, share)
             elif share:
                 loss = here * share
-        share = 0.0 if share is None else share
         seconds = time.monotonic() - self._begun if self.is_first else 0.0
-        n_items = 0 if self.n_here == 0 else learn.n_items
+        is_of_batch = share is not None and self.n_here != 0
+        n_items = self._n_unsent * bool(learn.n_waiting) + (learn.n_items if is_of_batch else 0)
         steps = learn.global_step % N_STEPS
-        return [float(self._request is not None), weight, share, loss, seconds, n_items, steps, steps**2]
+        share = 0.0 if share is None else share
+        is_active = float(self.n_here != 0)
+        request = float(self._request is not None)
+        return [request, weight, share, loss, seconds, n_items, steps, steps**2, is_active]
 
     def receive(self, learn: LearnerProtocol, numbers: Tensor, *, is_sum: bool) -> None:
         """Take in what all ranks have sent: the weight of the gradients, and the loss of the whole batch."""
@@ -165,16 +195,16 @@ class Group(FitMembers):
             RuntimeError: the ranks have not made the same updates.
         """
         values = self._numbers
-        if self.is_void and not values[2]:  # on all ranks
+        if self.n_here == 0 != self.n_everywhere and not values[8]:  # cancelled on all ranks that have items
             raise CancelBatch
         if isinstance(values, Tensor):
             self._unread.append(values)
             if len(self._unread) <= LAG:
                 return
             values = self._unread.pop(0).tolist()
-        elif self.n_everywhere is None:
+        elif self.n_everywhere is None and not self.accumulates:
             self.n_everywhere = int(values[5])
-        has_request, _, _, _, self._seconds, _, steps, squares = values
+        has_request, _, _, _, self._seconds, _, steps, squares, _ = values
         # the variance is 0, but for rounding; all ranks find the same, however many of them differ
         differs = self.size * squares - steps**2 > (self.size - 1) / 2
         if has_request or differs:

@@ -20,7 +20,7 @@ from callbacks.optim.parameter_rules import parameters_of
 from callbacks.place.device import tensors_in
 from callbacks.step.accumulation import scaled
 
-N_NUMBERS = 8  # of a message
+N_NUMBERS = 9  # of a message
 
 
 class Whole(nn.Module):
@@ -207,7 +207,7 @@ class OtherOptimizers:
             found = [each.grad for each in parameters_of(optimizer) if id(each) in self._trained]
             grads = [each for each in found if each is not None]
             here, everywhere = learn.ranks.n_here, learn.ranks.n_everywhere
-            share = here / everywhere if everywhere and here is not None else 1 / learn.ranks.size
+            share = here / everywhere if everywhere and here is not None else learn.ranks.share_of_own()
             # a loss is a mean over the items of its rank
             torch._foreach_mul_(grads, share * n_divided)  # type: ignore[reportPrivateImportUsage]
             average(grads)
@@ -223,6 +223,16 @@ class OtherOptimizers:
         """Average no more."""
         for each in self._handles:
             each.remove()
+
+
+@contextmanager
+def kept_buffers(model: nn.Module) -> Iterator[None]:
+    """Restore the buffers, such as running means, after a batch that does not count."""
+    kept = [(each, each.clone()) for each in model.buffers()]
+    yield
+    with torch.no_grad():
+        for each, before in kept:
+            each.copy_(before)
 
 
 def is_trained(module: nn.Module) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -18,7 +18,7 @@ from callbacks.core.ranks import ALONE, Ranks, is_first_process
 from callbacks.core.warning import warn
 from callbacks.distributed.agreement import Group
 from callbacks.distributed.choices import check_kind, check_others, check_settings
-from callbacks.distributed.data_parallel import DataParallel
+from callbacks.distributed.data_parallel import DataParallel, kept_buffers
 from callbacks.distributed.group import Members
 from callbacks.distributed.meetings import Agreement, SharedResults
 from callbacks.distributed.rendezvous import join
@@ -51,7 +51,8 @@ class Distributed(Callback):
             process must then call `predict`, `validate` and `save`, even after the fit.
         batch: `"global"`: the ranks share each batch. `"each"`: each rank takes a whole batch in turn, so an
             update sees as many batches as there are ranks.
-        sharded: does each rank load different data already, so that the ranks do not share its batches?
+        sharded: does each rank load different data already, so that the ranks do not share its batches? The
+            ranks may then have different numbers of batches; the pass ends when no rank has one left.
         weight: how much a rank's batch counts, as for `Metrics`.
         in_order: add gradients in the order of the ranks, so that the bits are those of one process for any
             number of ranks; otherwise for two. By default on the CPU.
@@ -132,6 +133,7 @@ class Distributed(Callback):
         learn.ranks, self._group.in_step = self._group, self.kind == "fsdp"
         self._accumulation = next((each for each in learn.callbacks if each.accumulates_gradients), None)
         self._added = (SharedResults(), Agreement()) if self._group.size > 1 else ()
+        self._group.accumulates = self._accumulation is not None
         learn.add_callbacks(*self._added)
         self._wrap(learn)
         if self._group.size > 1 and not self._is_announced:
@@ -169,8 +171,11 @@ class Distributed(Callback):
             yield
             engine.release_weights()
         elif operation == "forward":  # without synchronization if no update follows the batch
-            self._is_synced = waits is None or engine.syncs_each_batch or waits.updates_after(learn)
-            with engine.forward(learn, self._is_synced):
+            group.expect_items(learn)
+            synced = waits is None or engine.syncs_each_batch or waits.updates_after(learn)
+            self._is_synced = synced
+            around = engine.forward(learn, synced) if isinstance(engine, DataParallel) else nullcontext()
+            with around, kept_buffers(learn.model) if group.is_padding else nullcontext():
                 yield
         else:
             loss = learn.loss_grad
@@ -211,7 +216,7 @@ class Distributed(Callback):
             if self._accumulation is None:
                 divide_gradients(learn, group.divided_by(engine.n_divided, is_sum=self._is_sum))
             group.read(learn)
-        group.count_items(learn)
+        group.count_items(learn, is_synced=self._is_synced)
 
     def _divisor(self, learn: LearnerProtocol, weight: Any, is_sum: bool) -> Any:
         """What the accumulated gradients are divided by; they are synchronized first if they are not."""
@@ -221,6 +226,7 @@ class Distributed(Callback):
         if not self._is_synced:
             assert isinstance(engine, DataParallel)
             group.receive(learn, engine.sync(learn, group.message(learn, weight)), is_sum=is_sum)
+            group.count_others(learn)
             self._is_synced = True
         return group.divided_by(engine.n_divided, is_sum=is_sum)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
+import torch
 import torch.distributed as dist
 
 from callbacks.core import draws
@@ -76,6 +77,8 @@ class FitMembers(Members):
         super().__init__()
         self.streams = Streams(self.rank, self.first(draws.take))
         self._saved: list[dict[str, Any]] | None = None
+        self._has_ended = False
+        self._asked: Any = None  # the last exchange of `has_more`, and what it found
         self._files_group: Any = None
 
     def files_group(self) -> Any:
@@ -88,8 +91,27 @@ class FitMembers(Members):
         if self._files_group is not None:
             dist.destroy_process_group(self._files_group)
 
-    def n_items(self, learn: LearnerProtocol) -> int:
-        return learn.n_items if self.n_everywhere is None else self.n_everywhere
+    @property
+    def is_padding(self) -> bool:
+        """Is the current batch one that this process had before, and runs again to stay in step?"""
+        return self._has_ended and self.n_here == 0
+
+    def has_more(self, learn: LearnerProtocol, *, is_here: bool, has_ended: bool) -> bool:
+        self.is_over, self._has_ended = not is_here, has_ended
+        number = torch.tensor(float(is_here), device=learn.device)
+        self._asked = dist.all_reduce(number, async_op=True), number
+        return is_here or self.n_active() > 0
+
+    def n_active(self) -> float:
+        if self._asked is None:
+            return self.size
+        work, number = self._asked
+        work.wait()
+        return number.item()
+
+    def share_of_own(self) -> float:
+        """How much the batch of this process counts, if each has data of its own."""
+        return 0.0 if self.n_here == 0 else 1 / self.n_active()
 
     def drawing_data(self) -> AbstractContextManager[Any]:
         return self.streams.drawing_data()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -82,11 +80,6 @@ class Sharded:
     def is_current(self, learn: LearnerProtocol) -> bool:
         """Is this still the learner's model, with the same trained parameters?"""
         return self.model is learn.model and self.trained == names_of_trained(self.model)
-
-    @contextmanager
-    def forward(self, learn: LearnerProtocol, is_synced: bool) -> Iterator[None]:
-        """A context for the forward pass of a batch; it has nothing to do."""
-        yield
 
     def send(self, learn: LearnerProtocol, numbers: list[float | Tensor]) -> None:
         """Send numbers while the backward pass runs."""

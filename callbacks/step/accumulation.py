@@ -60,6 +60,7 @@ class GradientAccumulation(Callback):
         self._weight = LossWeight(weight, owner="GradientAccumulation")
         self._is_sum, self._trained = False, TrainedParameters()
         self._weight_here: float | Tensor = 1.0
+        self._n_items = 0  # of the current batch, as all processes expect it before its backward pass
         self._begin()
 
     @property
@@ -105,6 +106,7 @@ class GradientAccumulation(Callback):
             weighs = weight if isinstance(weight, (int, float)) else n_targets(learn)
             self.window["unit"] = learn.ranks.unit(learn, weighs) or 1
         self._weight_here = weight / self.window["unit"]
+        self._n_items = learn.ranks.n_items(learn)
         share = self.share_of(learn)
         if isinstance(share, Tensor) or share != 1:
             learn.loss_grad = scaled(learn.loss_grad, share, is_alone=learn.ranks.size == 1)
@@ -124,7 +126,7 @@ class GradientAccumulation(Callback):
         window = self.window
         if learn.batch_idx != window["last"]:  # otherwise it is the update at the pass's end
             window["n_batches"] += 1
-            window["n_samples"] += learn.ranks.n_items(learn)
+            window["n_samples"] += self._n_items
             window["weight"] = window["weight"] + self.share_of(learn)
             window["last"] = learn.batch_idx
             if not self._is_full(learn, window["n_batches"], window["n_samples"]):

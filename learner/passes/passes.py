@@ -7,19 +7,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-from torch.utils.data import BatchSampler, DataLoader
-
 from callbacks.core.contract import LearnerProtocol
 from callbacks.core.output import print_line
 from callbacks.core.ranks import ALONE, Ranks
 from learner.data.data import Data
 from learner.data.leaks import checked
-from learner.data.loaders import describe_loader, is_function, is_sequence, n_batches_of
+from learner.data.loaders import describe_loader, is_function
 from learner.data.samples import Samples
-from learner.data.sharing import Share, Shared, check_alike, sample_of, sharding_of, unchecked
+from learner.data.sharing import Padding, Share, Shared, check_alike, sample_of, sharding_of, unchecked
 from learner.messages.problems import report_problems
 from learner.passes import positions, worker_copies
 from learner.passes.epoch_numbers import set_epoch
+from learner.passes.lengths import is_exact, length_of
 from learner.passes.own_positions import draw_nothing_at_start, keeps_passes, past_the_end
 from learner.passes.source import Source, cannot_be_rewound, title_of
 
@@ -40,6 +39,7 @@ class Known:
         at_end: the loaders at the end of the last fit, by name.
         ranks: the processes that train together in this fit.
         share: which part of the current pass this process takes; None if it is alone.
+        is_even: is it certain that all processes have as many batches in the current pass?
         number: of the current epoch, over all fits; data sets use it to shuffle.
         numbered: the objects whose `set_epoch` was called in this epoch, by id; None outside of an epoch.
         size_before: the batch size of training before the callbacks of this epoch.
@@ -54,6 +54,7 @@ class Known:
     at_end: dict[str, Any] = field(default_factory=dict)
     ranks: Ranks = ALONE
     share: Share | None = None
+    is_even: bool = True
     number: int = 0
     numbered: dict[int, Any] | None = None
     size_before: Any = None
@@ -114,7 +115,9 @@ class Known:
         notes, stream = learn.ranks.set_counts, learn.ranks.drawing_data
         in_step = learn.training or learn.ranks.in_step
         check = partial(self.check_first, learn, loader) if learn.training else unchecked
-        return Shared(batches, self.share, notes, learn.data, in_step, stream, check)
+        is_padded = self.share.sharded and in_step and not self.is_even
+        padding = Padding(learn, notes) if is_padded else None
+        return Shared(batches, self.share, notes, learn.data, in_step, stream, check, padding)
 
     def check_first(self, learn: LearnerProtocol, loader: Any, first: Any) -> None:
         """Check that all processes have drawn the same first batch."""
@@ -135,14 +138,15 @@ class Known:
 
         If the length of a loader was wrong, it is the number in the last pass, until the length changes.
         """
-        n_batches = self.ranks.n_steps(n_batches_of(loader))
+        length = length_of(loader, self.ranks, in_step=name == "train" or self.ranks.in_step)
+        n_batches, is_certain, self.is_even = length
         if n_batches is None or is_exact(loader):
-            return n_batches, True
+            return n_batches, n_batches is None or is_certain
         source = self.source_of(loader, name)
         if source.claim != n_batches:
             source.claim, source.given = n_batches, None
         if source.given is None:
-            return n_batches, has_exact_length(loader)
+            return n_batches, is_certain
         return source.given, source.given == n_batches
 
     def source_of(self, loader: Any, name: str) -> Source:
@@ -215,17 +219,3 @@ def watched(learn: LearnerProtocol, source: Source, batches: Iterator[Any]) -> I
             source.look(learn.marks_passes)
         yield batch
     source.end()
-
-
-def is_exact(loader: Any) -> bool:
-    """Are the batches in memory, so that their number is known and no user code runs between them?"""
-    return isinstance(loader, positions.TensorLoader) or is_sequence(loader)
-
-
-def has_exact_length(loader: Any) -> bool:
-    """Is this a plain `DataLoader`, with samplers of torch, so that its length is right?"""
-    if not positions.workers.is_torchs_own(loader) or type(loader).__len__ is not DataLoader.__len__:
-        return False
-    sampler = loader._index_sampler
-    parts = (sampler, sampler.sampler) if type(sampler) is BatchSampler else (sampler,)
-    return all(type(part).__module__.startswith("torch.utils.data.") for part in parts)

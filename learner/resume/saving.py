@@ -212,7 +212,8 @@ def now_of(learn: FullLearner) -> dict[str, Any]:
     state = {**positions.now(learn.data.loaders[learn.pass_name]), "random": None}
     share = learn.loop.known.share
     if share is not None and share.sharded and "loader" in state:
-        state["loaders"] = learn.ranks.gather(state["loader"])
+        found = learn.ranks.gather((state["loader"], learn.ranks.is_over))
+        state |= {"loaders": [each for each, _ in found], "are_over": [each for _, each in found]}
     return state
 
 

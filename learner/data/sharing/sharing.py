@@ -17,6 +17,7 @@ from learner.data.leaks import checked
 from learner.data.loaders import is_sequence
 from learner.data.sharing import by_index
 from learner.data.sharing.first_batch import unchecked
+from learner.data.sharing.padding import Padding
 from learner.data.sharing.shares import Check, Note, Share, Stream
 from learner.data.sharing.slicing import HINT, Slicer
 from learner.data.tensors import describe
@@ -41,6 +42,8 @@ class Shared:
             if nothing of it is left for the rank.
         stream: a function that returns a context in which all ranks draw the same random numbers.
         check: called once with the batch or the indices that all ranks share out first.
+        padding: for data of its own, what keeps the ranks in step; None if all ranks have the same number of
+            batches anyway, or need not.
     """
 
     batches: Iterable[Any]
@@ -50,6 +53,7 @@ class Shared:
     in_step: bool = True
     stream: Stream = nullcontext
     check: Check = unchecked
+    padding: Padding | None = None
 
     def __iter__(self) -> Iterator[Any]:
         return self.after(0)[0]
@@ -94,14 +98,13 @@ class Shared:
 
     def _parts(self, groups: Iterator[list[Any]]) -> Iterator[Any]:
         """The rank's part of each batch."""
+        if self.share.sharded:
+            yield from self._own(batches for (batches,) in groups)
+            return
         slicer = Slicer()
         for number, group in enumerate(groups):
-            if number == 0 and not self.share.sharded:
+            if number == 0:
                 self.check(group)
-            if self.share.sharded:
-                self.note(None, None)
-                yield group[0]
-                continue
             sizes = [self._size(batch) for batch in group]
             taken = self.share.of(sizes, in_step=self.in_step)
             if taken is None:
@@ -111,6 +114,15 @@ class Shared:
                 assert taken.n_everywhere is not None  # otherwise `_size` has raised an error
                 batch = slicer.slice(batch, taken.start, taken.stop, taken.n_everywhere)
             self.note(taken.n_here, taken.n_everywhere)
+            yield batch
+
+    def _own(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The rank's own batches."""
+        if self.padding is not None:
+            yield from self.padding.around(batches)
+            return
+        for batch in batches:
+            self.note(None, None)
             yield batch
 
     def _size(self, batch: Any) -> int | None:
