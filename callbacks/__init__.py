@@ -18,8 +18,8 @@ from callbacks.core.contract import Direction as Direction
 from callbacks.core.contract import LearnerProtocol as LearnerProtocol
 from callbacks.core.contract import LearnerWarning as LearnerWarning
 from callbacks.core.contract import Order as Order
-from callbacks.core.contract import on as on
 from callbacks.core.every import Every as Every
+from callbacks.core.given import on as on
 from callbacks.core.missing_names import missing_callback as _missing_callback
 from callbacks.core.registry import Callbacks as Callbacks
 from callbacks.core.when import When as When

@@ -14,5 +14,5 @@ from callbacks.core.contract import Direction as Direction
 from callbacks.core.contract import LearnerProtocol as LearnerProtocol
 from callbacks.core.contract import LearnerWarning as LearnerWarning
 from callbacks.core.contract import Order as Order
-from callbacks.core.contract import on as on
 from callbacks.core.contract import snake_case as snake_case
+from callbacks.core.given import on as on

@@ -10,15 +10,13 @@ learner, `registry.py` orders the callbacks, and `learner/loop.py` calls them.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from enum import IntEnum
 from typing import Any, ClassVar, Self
 
 from callbacks.core.definition import (
     check_class,
-    check_event,
-    check_hook,
     check_keywords,
     is_plain,
     snake_case,
@@ -259,42 +257,3 @@ class Callback:
         shown = {key: value for key, value in vars(self).items() if key[0] != "_" and key not in self.state}
         settings = ", ".join(f"{key}={value!r}" for key, value in shown.items() if is_plain(value))
         return f"{type(self).__name__}({settings})"
-
-
-def on(
-    event: str, *, order: Order = Order.MEASURE, name: str | None = None
-) -> Callable[[Callable[..., Any]], Callback]:
-    """Make a callback from a function that takes the learner.
-
-    >>> @on("after_epoch")
-    ... def show_rate(learn):
-    ...     print(learn.optimizer.param_groups[0]["lr"])
-    >>> show_rate.name
-    'show_rate'
-
-    Args:
-        event: the event to listen to, or the operation to override.
-        order: the phase of the callback.
-        name: the name of the callback; by default the function's name.
-
-    Raises:
-        TypeError: the event does not exist, or the function does not take exactly the learner.
-    """
-
-    def make_callback(function: Callable[..., Any]) -> Callback:
-        def hook(self: Callback, learn: LearnerProtocol) -> Any:
-            return function(learn)
-
-        check_hook(function, event, owner="on")
-        title = name or getattr(function, "__name__", event).replace("<lambda>", event)
-        body = {
-            event: hook,
-            "order": order,
-            "name": title,
-            "__doc__": function.__doc__,
-            "__module__": function.__module__,
-        }
-        return type(title, (Callback,), body)()
-
-    check_event(event, EVENTS + OPERATIONS)
-    return make_callback

@@ -1,12 +1,13 @@
-"""Callbacks as users pass them: an instance or a class, and what an instance must not have assigned."""
+"""Callbacks as users pass them: an instance, a class or a function, and what an instance must not assign."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from callbacks.core.contract import EVENTS, OPERATIONS, Callback, Order
+from callbacks.core.contract import EVENTS, OPERATIONS, Callback, LearnerProtocol, Order
+from callbacks.core.definition import check_event, check_hook
 
 
 def as_callbacks(given: Iterable[Any], argument: str) -> list[Callback]:
@@ -72,3 +73,42 @@ def describe(callback: Callback) -> str:
     """How messages name a callback: its class, and its name if that is another one."""
     title = type(callback).__name__
     return title if callback.name == type(callback).name else f"{title} ({callback.name!r})"
+
+
+def on(
+    event: str, *, order: Order = Order.MEASURE, name: str | None = None
+) -> Callable[[Callable[..., Any]], Callback]:
+    """Make a callback from a function that takes the learner.
+
+    >>> @on("after_epoch")
+    ... def show_rate(learn):
+    ...     print(learn.optimizer.param_groups[0]["lr"])
+    >>> show_rate.name
+    'show_rate'
+
+    Args:
+        event: the event to listen to, or the operation to override.
+        order: the phase of the callback.
+        name: the name of the callback; by default the function's name.
+
+    Raises:
+        TypeError: the event does not exist, or the function does not take exactly the learner.
+    """
+
+    def make_callback(function: Callable[..., Any]) -> Callback:
+        def hook(self: Callback, learn: LearnerProtocol) -> Any:
+            return function(learn)
+
+        check_hook(function, event, owner="on")
+        title = name or getattr(function, "__name__", event).replace("<lambda>", event)
+        body = {
+            event: hook,
+            "order": order,
+            "name": title,
+            "__doc__": function.__doc__,
+            "__module__": function.__module__,
+        }
+        return type(title, (Callback,), body)()
+
+    check_event(event, EVENTS + OPERATIONS)
+    return make_callback

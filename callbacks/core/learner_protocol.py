@@ -12,9 +12,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
-from callbacks.core.pending import PendingSave
 from callbacks.history.direction import Direction
 from callbacks.history.history import History
+from callbacks.history.paths import PendingSave
 
 if TYPE_CHECKING:
     import torch

@@ -1,4 +1,4 @@
-"""Check a path that a user passes, and write a file completely or not at all."""
+"""Check a path that a user passes, and write a file completely or not at all, also in a thread."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import platform
 import re
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -56,6 +57,28 @@ def replacing(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+class PendingSave:
+    """A file that a thread writes while training continues.
+
+    Args:
+        write: writes the file.
+    """
+
+    def __init__(self, write: Callable[[], None]):
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="save")
+        self._written = self._thread.submit(write)
+        self._thread.shutdown(wait=False)  # the thread ends with the file
+
+    def wait(self) -> None:
+        """Wait until the file is complete.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self._thread.shutdown()
+        self._written.result()
 
 
 def remove_leftovers(path: Path) -> None:

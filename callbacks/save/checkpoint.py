@@ -8,11 +8,10 @@ from typing import Any
 
 from callbacks.core.contract import Callback, Direction, LearnerProtocol, Order
 from callbacks.core.every import Every
-from callbacks.core.pending import PendingSave
 from callbacks.core.ranks import ALONE, Ranks
 from callbacks.core.settings import check_switches
 from callbacks.core.warning import warn
-from callbacks.history.paths import as_path
+from callbacks.history.paths import PendingSave, as_path
 from callbacks.model.held import Held
 from callbacks.model.module_state import frozen_in
 from callbacks.results.best import Best

@@ -12,11 +12,10 @@ from typing import Any, Literal
 import torch
 
 from callbacks.core.modules import modules_beside
-from callbacks.core.pending import PendingSave
 from callbacks.core.ranks import is_first_process
 from callbacks.core.warning import warn
 from callbacks.distributed.group import Members
-from callbacks.history.paths import as_path
+from callbacks.history.paths import PendingSave, as_path
 from callbacks.model import shards
 from callbacks.record.unsaved_weights import note_kept
 from learner.data.samples import as_plain

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from callbacks.core.pending import PendingSave
 from callbacks.core.ranks import Ranks, is_first_process
+from callbacks.history.paths import PendingSave
 from learner.files import checkpoint_file, shard_files, skeleton
 from learner.files.plain import to_plain
 from learner.state import unkept
