@@ -5,19 +5,20 @@ If the folder were on `sys.path`, a library that tries `import triton` would run
 
 from __future__ import annotations
 
+import builtins
 import importlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
 OURS = {"__main__", "callbacks", "learner"}
-IMPORTERS = (importlib.__file__, "<frozen ")  # code that runs imports for its callers
+IMPORTERS = (importlib.__file__, __file__, "<frozen ")  # code that runs imports for its callers
 
 
 class Beside(MetaPathFinder):
@@ -32,6 +33,8 @@ class Beside(MetaPathFinder):
         self.folder = folder
         self.modules: dict[str, ModuleType] = {}
         self._own: set[str] = set()  # files, and package folders, that may import from here
+        #: for the files of the folder: an `import` in a function, which runs at any time, finds them too
+        self.builtins = vars(builtins) | {"__import__": self._import}
 
     def add(self, file: Path) -> None:
         """Let a file import from the folder."""
@@ -47,7 +50,18 @@ class Beside(MetaPathFinder):
         places = [] if spec is None else spec.submodule_search_locations or [spec.origin]
         for place in places:
             self._own.add(str(place))
+        if spec is not None and type(spec.loader) is SourceFileLoader:
+            spec.loader = LoaderBeside(spec.loader.name, spec.loader.path)
+            spec.loader.builtins = self.builtins
         return spec
+
+    def _import(self, name: str, *arguments: Any, **keywords: Any) -> ModuleType:
+        """`__import__` for the files of the folder."""
+        level = arguments[3] if len(arguments) > 3 else keywords.get("level", 0)
+        top = self.folder / name.partition(".")[0]
+        is_beside = not level and (top.is_dir() or top.with_suffix(".py").exists())
+        with self.open() if is_beside else nullcontext():
+            return builtins.__import__(name, *arguments, **keywords)
 
     def _is_own(self, file: str) -> bool:
         path = Path(file)
@@ -83,6 +97,17 @@ class Beside(MetaPathFinder):
             if place and not Path(place).resolve().is_relative_to(self.folder)
         }
         return {name for name in foreign if PathFinder.find_spec(name) is None}  # others are installed
+
+
+class LoaderBeside(SourceFileLoader):
+    """Runs a module of the folder with its `builtins`."""
+
+    builtins: dict[str, Any]
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the module."""
+        module.__dict__["__builtins__"] = self.builtins
+        super().exec_module(module)
 
 
 def place_of(module: ModuleType) -> str | None:

@@ -96,6 +96,7 @@ class UserCode:
         """Run a file as a module of the file's name, so that other files and workers can import it."""
         module = ModuleType(self._module_name(path))
         module.__file__ = str(path)
+        module.__dict__["__builtins__"] = self.beside.builtins
         before = sys.modules.get(module.__name__)
         sys.modules[module.__name__] = module
         self.beside.add(path)

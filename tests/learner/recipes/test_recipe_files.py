@@ -94,6 +94,23 @@ def test_two_recipes_in_one_process_import_their_own_files_of_the_same_names(wri
     assert names == ["helper.py", "models.py", "parts/sizes.py"]
 
 
+def test_an_import_in_a_function_finds_the_files_of_its_own_recipe_at_any_time(write, tmp_path):
+    first, modules = write().parent, []
+    late = "\n\ndef late():\n    import sizes\n    import helper\n    return sizes.WIDTH, helper.later()\n"
+    for name, width in (("a", 3), ("b", 7)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "recipe.yaml").write_text((first / "recipe.yaml").read_text())
+        later = "\n\ndef later():\n    import sizes\n    return sizes.WIDTH\n"
+        (folder / "helper.py").write_text(f"WIDTH = 5\n{later}")
+        (folder / "sizes.py").write_text(f"WIDTH = {width}\n")
+        (folder / "models.py").write_text((first / "models.py").read_text() + late)
+        learn = load_recipe(folder / "recipe.yaml").build()
+        modules.append(sys.modules[type(learn.model).__module__])
+    for _ in range(2):
+        assert [module.late() for module in modules] == [(3, 3), (7, 7)]
+
+
 def test_a_relative_path_is_resolved_once(write, monkeypatch, tmp_path_factory):
     monkeypatch.chdir(write().parent)
     recipe = load_recipe("recipe.yaml")
