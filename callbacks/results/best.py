@@ -34,6 +34,11 @@ class Best:
             raise ValueError(
                 f"{owner}(mode={mode!r}): write 'min', 'max', or None for the metric's own direction."
             )
+        if mode is not None and not monitor:
+            warn(
+                f"{owner}(mode={mode!r}) has no effect, because no result is named: add "
+                f"{argument_of(owner)}='valid_loss', or leave mode out."
+            )
         check_number(owner, "min_delta", min_delta, lambda x: x >= 0, "a finite number of at least 0")
         self.monitor, self.owner, self.min_delta = monitor, owner, min_delta
         self.mode: Direction | None = mode
@@ -68,9 +73,15 @@ class Best:
 
         Raises:
             ValueError: the result is not a number, or it has turned out that no epoch will have it.
+
+        Warns:
+            LearnerWarning: in the last epoch, none has had a finite number.
         """
+        is_last = bool(learn.stop_reason) or learn.epoch + 1 == learn.n_epochs
         if self.monitor not in learn.results:
             check_measured(self.monitor, learn, self.owner)  # a loss may turn out not to be there
+            if is_last and self.value is None:
+                self._warn_of_none("was not measured in any epoch")
             return None
         value = learn.results[self.monitor]
         if not isinstance(value, (int, float)):
@@ -79,9 +90,14 @@ class Best:
                 f"compared."
             )
         if not self.is_better(value):
+            if is_last and self.value is None:
+                self._warn_of_none(f"was not a finite number in any epoch (it is {value})")
             return False
         self.value, self.epoch = value, learn.epoch
         return True
+
+    def _warn_of_none(self, reason: str) -> None:
+        warn(f"{place_of(self.monitor, self.owner)}: {self.monitor} {reason}, so no epoch is the best.")
 
     def is_better(self, value: float) -> bool:
         """Is this value better than the best one, by more than `min_delta`?"""
