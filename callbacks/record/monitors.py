@@ -26,6 +26,8 @@ class LRMonitor(Callback):
     Adam and similar optimizers is their first beta. `Metrics` measures `lr`, the rate of the first group.
     """
 
+    measures: Mapping[str, Direction | None] = {"lr_0": None}  # until a fit has shown the groups
+
     def before_fit(self, learn: LearnerProtocol) -> None:
         self.measures = dict.fromkeys(settings_of(learn))
 

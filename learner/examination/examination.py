@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from callbacks.model.named import named_tensors
 from callbacks.optim.optimizers import set_mode
 from callbacks.record.bar import bar_of
 from callbacks.record.metrics import Metrics
+from callbacks.results.best import check_measured
 from learner.checks.data_checks import is_one_shot
 from learner.checks.optimizer_checks import all_zero
 from learner.checks.preflight import problems_before_fit, training_problems
@@ -53,8 +54,9 @@ def check(learn: FullLearner) -> Report:
         if all_zero(learn.optimizer):
             report.warn("lr is 0: unless a schedule raises it, nothing is trained.")
     if can_run(learn, report):
+        absent = [each for each in learn.callbacks if not takes_part(each)]
         with torch.inference_mode(False), torch.enable_grad(), recorded(report), without_trace(learn, report):
-            examine_batch(learn, report)
+            examine_batch(learn, report, absent)
     print_line(str(report))
     return report
 
@@ -79,8 +81,11 @@ def can_run(learn: FullLearner, report: Report) -> bool:
     return not any(tensor.is_inference() for tensor in tensors)
 
 
-def examine_batch(learn: FullLearner, report: Report) -> None:
-    """Run the checks that need a batch, each after those that it depends on."""
+def examine_batch(learn: FullLearner, report: Report, absent: Iterable[Callback]) -> None:
+    """Run the checks that need a batch, each after those that it depends on.
+
+    `absent` are the callbacks that take no part in a batch; only the names of their results are checked.
+    """
     batch: Any = None
 
     def take_batch() -> bool:
@@ -90,7 +95,7 @@ def examine_batch(learn: FullLearner, report: Report) -> None:
 
     if not attempt(learn, report, "the first batch", take_batch):
         return
-    if not start_training(learn, report):
+    if not start_training(learn, report, absent):
         return
     if not attempt(learn, report, "the batch", lambda: exams.loss_of(learn, report, exams.copied(batch))):
         attempt(learn, report, "numbers", lambda: report.add(exams.number_problems(learn)), is_extra=True)
@@ -104,10 +109,12 @@ def examine_batch(learn: FullLearner, report: Report) -> None:
         attempt(learn, report, "validation", lambda: exams.validation(learn, report, first_batch))
 
 
-def start_training(learn: FullLearner, report: Report) -> bool:
+def start_training(learn: FullLearner, report: Report, absent: Iterable[Callback]) -> bool:
     """Fire the events before the first batch, in which callbacks create what they need."""
     for callback in learn.callbacks:
         attempt(learn, report, "before_fit", lambda callback=callback: membership.begin(learn, callback))
+    for name, owner in [(name, type(each).__name__) for each in absent for name in each.monitors]:
+        attempt(learn, report, "before_fit", partial(check_measured, name, learn, owner))
     for event in ("before_epoch", "before_train"):
         if event == "before_train":
             learn.loop.begin_pass(learn, learn.data.train, training=True)
@@ -197,7 +204,8 @@ def takes_part(callback: Callback) -> bool:
     if any(hasattr(callback, operation) for operation in OPERATIONS) or callback.order <= Order.GRADIENT:
         return True
     if callback.order == Order.MEASURE:
-        return isinstance(callback, Metrics) or any(map(callback.listens_to, BATCH_EVENTS))
+        measures = isinstance(callback, Metrics) or bool(callback.measures)
+        return measures or any(map(callback.listens_to, BATCH_EVENTS))
     return callback.order == Order.DECIDE and bool(callback.monitors)
 
 

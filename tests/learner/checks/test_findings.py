@@ -9,7 +9,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from upper.article import article, tensor_data
 
-from callbacks import F1, EarlyStopping, GradientAccumulation, Metrics, RNNReset, ZeroGrad
+from callbacks import (
+    F1,
+    Checkpoint,
+    DeviceStats,
+    EarlyStopping,
+    GradientAccumulation,
+    LRMonitor,
+    Metrics,
+    ReduceLROnPlateau,
+    RNNReset,
+    Throughput,
+    ZeroGrad,
+)
 from learner import Data
 
 MEASURED = (ZeroGrad, Metrics)
@@ -199,6 +211,27 @@ def test_a_monitored_result_that_is_not_measured_is_found(capsys):
     report = learner_of(data=data, callbacks=[EarlyStopping("valid_los")], defaults=MEASURED).check()
     assert "Did you mean 'valid_loss'?" in report.errors[0]
     assert learner_of(data=data, callbacks=[EarlyStopping("valid_loss")], defaults=MEASURED).check().ok
+
+
+def test_all_monitored_results_that_are_not_measured_are_found_together(capsys, tmp_path):
+    given = [
+        EarlyStopping("valid_los"),
+        ReduceLROnPlateau("loss"),
+        Checkpoint(tmp_path / "run", best="train_los"),
+    ]
+    report = learner_of(callbacks=given, defaults=MEASURED).check()
+    found = [error.removeprefix("ValueError: ").partition(":")[0] for error in report.errors]
+    expected = {"EarlyStopping(monitor='valid_los')", "ReduceLROnPlateau(monitor='loss')"}
+    assert set(found) == {*expected, "Checkpoint(best='train_los')"}
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "callback"), [("memory_mib", DeviceStats), ("lr_0", LRMonitor), ("data_wait", Throughput)]
+)
+def test_a_monitored_result_of_any_callback_that_measures_is_right(capsys, name, callback):
+    stop = EarlyStopping(name, mode="min")
+    assert learner_of(callbacks=[stop, callback()], defaults=MEASURED).check().ok
 
 
 def test_equal_shapes_of_a_list_of_items_are_reported_once(capsys):
