@@ -1,20 +1,25 @@
 """Items per second from a disk: the bare loader, a hand-written loop, and a learner over the same loader.
 
-Run: python benchmarks/data_rate.py [rounds] [items]
+Run: python benchmarks/data_rate.py [rounds] [items] [rows, such as Files webdataset; all if none]
 
 The program writes the data first: pictures of 3 x 64 x 64 bytes, compressed with zlib in a file each, as
 JPEG files are; the same pictures in one file that NumPy maps; and the compressed ones end to end in one
 file, which an iterable data set reads as a stream. Each is decoded, cropped and flipped at random, and
 batched by 64, without workers and with two. The model is one linear layer, so that the data sets the pace.
 
+The libraries for streams that are installed read the compressed pictures in the same way: torchdata from the
+files, webdataset, litdata and MosaicML Streaming from shards in their own format, which the program writes.
+
 In each round the loader is read alone, by a loop by hand with forward, loss, backward, step and zero_grad,
 and by a learner that does the same. The table has medians: items per second of the bare loader, the times
-of the loop by hand and of the learner compared with it, and the range of the middle half of the learner's.
-Then `learn.cost()` prints the share of a step in which the loop waits for data, and what to do.
+of the loop by hand and of the learner compared with it, the range of the middle half of the learner's, and
+the learner's processor time compared with the loop by hand, workers included, which other work on the machine
+affects less. Then `learn.cost()` prints the share of a step in which the loop waits for data, and what to do.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import tempfile
@@ -22,6 +27,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +35,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    default_collate,
+    get_worker_info,
+)
 
 from callbacks import ZeroGrad
 from learner import Data, Learner
@@ -46,6 +59,11 @@ def augmented(pixels: np.ndarray[Any, Any], number: int) -> Item:
     return (picture.flip(-1) if flip < 4 else picture), number % 10
 
 
+def decoded(content: bytes, number: int) -> Item:
+    """A compressed picture."""
+    return augmented(np.frombuffer(zlib.decompress(content), np.uint8), number)
+
+
 class Files(Dataset[Item]):
     """A compressed file per picture."""
 
@@ -56,8 +74,7 @@ class Files(Dataset[Item]):
         return len(self.paths)
 
     def __getitem__(self, number: int) -> Item:
-        content = zlib.decompress(self.paths[number].read_bytes())
-        return augmented(np.frombuffer(content, np.uint8), number)
+        return decoded(self.paths[number].read_bytes(), number)
 
 
 class Mapped(Dataset[Item]):
@@ -87,7 +104,7 @@ class Stream(IterableDataset[Item]):
             while length := int.from_bytes(file.read(4), "little"):
                 content = file.read(length)
                 if number % n_workers == first:
-                    yield augmented(np.frombuffer(zlib.decompress(content), np.uint8), number)
+                    yield decoded(content, number)
                 number += 1
 
 
@@ -104,12 +121,100 @@ def write(folder: Path, n_items: int) -> None:
             stream.write(len(content).to_bytes(4, "little") + content)
 
 
+def of_torch(kind: Callable[[Path], Any], folder: Path, n_workers: int) -> Any:
+    data = kind(folder)
+    shuffle = None if isinstance(data, IterableDataset) else True
+    return DataLoader(data, BATCH_SIZE, shuffle=shuffle, num_workers=n_workers)
+
+
+# The libraries
+
+
+def of_torchdata(folder: Path, n_workers: int) -> Any:
+    stateful = import_module("torchdata.stateful_dataloader")
+    return stateful.StatefulDataLoader(Files(folder), BATCH_SIZE, shuffle=True, num_workers=n_workers)
+
+
+def of_nodes(folder: Path, n_workers: int) -> Any:
+    nodes = import_module("torchdata.nodes")
+    data = Files(folder)
+    numbers = nodes.Batcher(nodes.SamplerWrapper(RandomSampler(data)), BATCH_SIZE)
+    make = partial(batch_of, data)
+    if not n_workers:
+        return nodes.Loader(nodes.Mapper(numbers, make))
+    return nodes.Loader(nodes.ParallelMapper(numbers, make, num_workers=n_workers, method="process"))
+
+
+def batch_of(data: Dataset[Item], numbers: list[int]) -> Any:
+    return default_collate([data[number] for number in numbers])
+
+
+def records(folder: Path) -> Iterator[dict[str, Any]]:
+    """The compressed pictures for the shards of a library."""
+    for number, path in enumerate(sorted(folder.glob("*.z"))):
+        yield {"z": path.read_bytes(), "cls": number}
+
+
+def collated(items: list[dict[str, Any]]) -> Any:
+    """A batch of such records."""
+    return default_collate([decoded(each["z"], int(each["cls"])) for each in items])
+
+
+def of_webdataset(folder: Path, n_workers: int) -> Any:
+    webdataset, target = import_module("webdataset"), folder / "webdataset"
+    if not target.exists():
+        target.mkdir()
+        with webdataset.ShardWriter(f"{target}/%04d.tar", maxcount=250, verbose=0) as writer:
+            for record in records(folder):
+                writer.write({"__key__": f"{record['cls']:06}", **record})
+    shards = sorted(map(str, target.glob("*.tar")))
+    data = webdataset.WebDataset(shards, shardshuffle=100, seed=0).decode()
+    return webdataset.WebLoader(data, batch_size=BATCH_SIZE, collate_fn=collated, num_workers=n_workers)
+
+
+def of_litdata(folder: Path, n_workers: int) -> Any:
+    litdata, target = import_module("litdata"), str(folder / "litdata")
+    if not Path(target).exists():
+        writer = import_module("litdata.streaming.cache").Cache(target, chunk_bytes="1MB")
+        for number, record in enumerate(records(folder)):
+            writer[number] = record
+        writer.done()
+        writer.merge()
+    data = litdata.StreamingDataset(target, shuffle=True)
+    options = {"batch_size": BATCH_SIZE, "collate_fn": collated, "num_workers": n_workers}
+    return litdata.StreamingDataLoader(data, **options)
+
+
+def of_mosaic(folder: Path, n_workers: int) -> Any:
+    streaming, target = import_module("streaming"), str(folder / "mosaic")
+    if not Path(target).exists():
+        with streaming.MDSWriter(
+            out=target, columns={"z": "bytes", "cls": "int"}, size_limit=1 << 20
+        ) as writer:
+            for record in records(folder):
+                writer.write(record)
+    streaming.base.util.clean_stale_shared_memory()
+    data = streaming.StreamingDataset(local=target, batch_size=BATCH_SIZE, shuffle=True)
+    options = {"batch_size": BATCH_SIZE, "collate_fn": collated, "num_workers": n_workers}
+    return streaming.StreamingDataLoader(data, **options)
+
+
+LOADERS: dict[str, Callable[[Path, int], Any]] = {
+    **{kind.__name__: partial(of_torch, kind) for kind in (Files, Mapped, Stream)},
+    "torchdata": of_torchdata,
+    "torchdata.nodes": of_nodes,
+    "webdataset": of_webdataset,
+    "litdata": of_litdata,
+    "streaming": of_mosaic,
+}
+
+
 def model() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 56 * 56, 10))
 
 
-def alone(loader: Any) -> None:
+def read(loader: Any) -> None:
     for _ in loader:
         pass
 
@@ -121,10 +226,11 @@ def by_hand(network: nn.Module, optimizer: torch.optim.Optimizer, loader: Any) -
         optimizer.zero_grad()
 
 
-def seconds(run: Callable[[], Any]) -> float:
-    begun = time.perf_counter()
+def seconds(run: Callable[[], Any]) -> tuple[float, float]:
+    """On the clock, and of the processor, with those of worker processes that have ended."""
+    begun, used = time.perf_counter(), sum(os.times()[:4])
     run()
-    return time.perf_counter() - begun
+    return time.perf_counter() - begun, sum(os.times()[:4]) - used
 
 
 def compare(name: str, loader: Any, n_items: int, n_rounds: int) -> Learner:
@@ -133,40 +239,41 @@ def compare(name: str, loader: Any, n_items: int, n_rounds: int) -> Learner:
     sgd = partial(torch.optim.SGD, lr=0.01)
     learn = Learner(model(), Data(loader), F.cross_entropy, sgd, defaults=(ZeroGrad,))
     runs = [
-        partial(alone, loader),
+        partial(read, loader),
         partial(by_hand, network, sgd(network.parameters()), loader),
         partial(learn.fit, 1),
     ]
     times = [[seconds(run) for run in runs] for _ in range(n_rounds + 1)][1:]
-    bare = statistics.median(each[0] for each in times)
-    hand = statistics.median(each[1] / each[0] for each in times)
-    ours = [each[2] / each[1] for each in times]
-    low, middle, high = statistics.quantiles(ours, n=4) if n_rounds > 1 else ours * 3
-    print(f"{name:<24}{n_items / bare:12.0f}{hand:12.3f}{middle:12.3f}{low:12.3f} {high:.3f}", flush=True)
+    bare = statistics.median(alone[0] for alone, _, _ in times)
+    by_loop = statistics.median(hand[0] / alone[0] for alone, hand, _ in times)
+    clock, processor = ([ours[n] / hand[n] for _, hand, ours in times] for n in (0, 1))
+    low, middle, high = statistics.quantiles(clock, n=4) if n_rounds > 1 else clock * 3
+    shown = f"{n_items / bare:12.0f}{by_loop:10.3f}{middle:10.3f}{low:10.3f} {high:.3f}"
+    print(f"{name:<28}{shown}{statistics.median(processor):12.3f}", flush=True)
     return learn
 
 
-def main() -> None:
-    n_rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 10
-    n_items = int(sys.argv[2]) if len(sys.argv) > 2 else 4000
+def main(n_rounds: int, n_items: int, names: list[str]) -> None:
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, {n_items} items, {n_rounds} rounds")
-    print(f"{'':<24}{'items per s':>12}{'by hand':>12}{'learner':>12}{'middle half':>18}")
+    print(f"{'':<28}{'items per s':>12}{'by hand':>10}{'learner':>10}{'middle half':>16}{'processor':>12}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write(folder, n_items)
         last = None
-        for kind in (Files, Mapped, Stream):
+        for title in names or LOADERS:
             for n_workers in (0, 2):
-                data = kind(folder)
-                shuffle = None if isinstance(data, IterableDataset) else True
-                loader: Any = DataLoader(data, BATCH_SIZE, shuffle=shuffle, num_workers=n_workers)
-                learn = compare(f"{kind.__name__}, {n_workers} workers", loader, n_items, n_rounds)
-                last = last or learn
-        assert last is not None
-        cost = last.cost(40)
-    print(f"\nFiles, 0 workers: {cost.remedy}")
+                try:
+                    loader = LOADERS[title](folder, n_workers)
+                except ModuleNotFoundError as error:
+                    print(f"{title}: skipped, {error}")
+                    break
+                learn = compare(f"{title}, {n_workers} workers", loader, n_items, n_rounds)
+                last = last or (title, learn)
+        if last is not None:
+            print(f"\n{last[0]}, 0 workers: {last[1].cost(40).remedy}")
 
 
 if __name__ == "__main__":
-    main()
+    n_rounds, n_items = map(int, [*sys.argv[1:3], *("10", "4000")[len(sys.argv[1:3]) :]])
+    main(n_rounds, n_items, sys.argv[3:])
