@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import html
-import os
 import textwrap
 import warnings
 from dataclasses import dataclass
 from statistics import mean, median
 from typing import Any
 
-from torch.utils.data import DataLoader
-
 from callbacks.core.contract import OPERATIONS
 from callbacks.core.settings import check_count
 from callbacks.history.tables import html_table
 from learner.checks.process_checks import ranks_of
-from learner.data.batching import TensorLoader
-from learner.data.stored import Stored
 from learner.state.protocol import FullLearner
 from learner.tools.cost_runs import Runs, run, run_bare, run_reads, why_no_bare_loop, why_not
+from learner.tools.data_remedies import remedy_for
 from learner.tools.meter import BLOCK, Meter
 
 N_ROUNDS = 2  # the loops take turns, so that other work on the machine affects all of them
@@ -232,32 +228,6 @@ def as_cost(
         device=str(plain.device),
         remedy=remedy_for(learn.data.train, wait / whole) if wait > TOO_LONG * whole else None,
     )
-
-
-def remedy_for(loader: Any, share: float) -> str:
-    """How to reduce the time that the loop waits for its data."""
-    wait = f"The loop waits for data {share:.0%} of a step: "
-    memory = (
-        "if the data is tensors in memory, or arrays that np.load(path, mmap_mode='r') maps from a file, "
-        "use Data.from_tensors(inputs, targets)"
-    )
-    if isinstance(loader, TensorLoader) and not loader.blocks and any_mapped(loader):
-        return wait + "items are read one by one from a file; read neighbours together with order='blocks'."
-    if isinstance(loader, TensorLoader):
-        return (
-            wait + "a batch takes little time; use larger batches, as in Data.from_tensors(batch_size=...)."
-        )
-    if isinstance(loader, DataLoader):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        workers = f"it has num_workers={loader.num_workers}, and this machine has {cores} cores"
-        return f"{wait}use more workers in the DataLoader ({workers}); or, {memory}."
-    return f"{wait}use a DataLoader(..., num_workers=2), which prepares batches ahead; or, {memory}."
-
-
-def any_mapped(loader: TensorLoader) -> bool:
-    """Is something read from a file, in a shuffled order?"""
-    stored = [column.file for column in loader.tensors if isinstance(column, Stored)]
-    return loader.shuffle and any(file is not None for file in stored)
 
 
 def check_trainable(learn: FullLearner, method: str) -> None:

@@ -7,12 +7,14 @@ import sys
 import time
 from functools import partial
 from statistics import fmean
+from typing import Any
 
 import numpy
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, get_worker_info
 from upper.naps import NAP, NAPS, Sleeper, Sleepy, make, nap
 
 from callbacks import (
@@ -20,7 +22,7 @@ from callbacks import (
     When,
 )
 from learner import Data, Learner, TensorLoader
-from learner.tools.cost import remedy_for
+from learner.tools.data_remedies import remedy_for
 
 
 def is_nap(seconds: float, n: float = 1) -> bool:
@@ -106,6 +108,86 @@ def test_reading_in_blocks_is_suggested_for_a_memory_map_that_is_read_item_by_it
     assert "order='blocks'" in remedy_for(TensorLoader((array,), 8, shuffle=True), 0.5)
     for loader in (TensorLoader((array,), 8), TensorLoader((array,), 8, shuffle=True, order="blocks")):
         assert "larger batches" in remedy_for(loader, 0.5)
+
+
+ITEMS: Any = [1.0, 2.0]
+
+
+class Numbers(IterableDataset):
+    def __iter__(self):
+        return iter(range(4))
+
+
+class Shared(IterableDataset):
+    def __iter__(self):
+        return iter(range(4)) if get_worker_info() is None else iter(range(2))
+
+
+class Held:
+    """A loader that wraps another one."""
+
+    def __init__(self, loader):
+        self.loader = loader
+
+    def __iter__(self):
+        return iter(self.loader)
+
+
+def test_each_worker_needs_its_own_share_of_a_stream():
+    hint = "its own share of an IterableDataset"
+    for loader in (DataLoader(Numbers(), 2), Numbers(), Held(DataLoader(Numbers(), 2))):
+        assert hint in remedy_for(loader, 0.5)
+    shared = DataLoader(Numbers(), 2, worker_init_fn=print)
+    for loader in (DataLoader(Shared(), 2), shared, DataLoader(ITEMS), [torch.rand(2, 1)]):
+        assert hint not in remedy_for(loader, 0.5)
+
+
+@pytest.mark.parametrize("make", [Held, lambda loader: lambda: iter(loader)], ids=["an object", "a function"])
+def test_the_workers_of_a_loader_inside_another_one_are_counted(make):
+    loader = DataLoader(ITEMS, num_workers=1)
+    assert "more workers in the DataLoader (it has num_workers=1," in remedy_for(make(loader), 0.5)
+
+
+def test_a_loader_of_a_library_is_named():
+    class StreamingDataLoader(DataLoader):
+        __module__ = "streaming.base.dataloader"
+
+    class Own(StreamingDataLoader):
+        __module__ = "__main__"
+
+    for kind in (StreamingDataLoader, Own):
+        remedy = remedy_for(kind(Numbers(), num_workers=0), 0.5)
+        assert f"use more workers in the {kind.__name__} (it has num_workers=0," in remedy
+        assert "from_tensors" not in remedy
+
+
+def test_the_remedy_for_webdataset_is_its_own_loader():
+    webdataset = pytest.importorskip("webdataset")
+    dataset = webdataset.WebDataset("{0..3}.tar", shardshuffle=False).batched(2)
+    assert "webdataset.WebLoader(dataset, batch_size=None, num_workers=2)" in remedy_for(dataset, 0.5)
+    loader = webdataset.WebLoader(dataset, batch_size=None, num_workers=1)
+    for each, name in (
+        (loader.unbatched().batched(2), "WebLoader"),
+        (DataLoader(dataset, None), "DataLoader"),
+    ):
+        remedy = remedy_for(each, 0.5)
+        assert f"use more workers in the {name} (it has num_workers=" in remedy
+        assert "at most as many as there are shards" in remedy
+
+
+def test_the_remedy_for_nodes_of_torchdata_is_a_node():
+    nodes = pytest.importorskip("torchdata.nodes")
+
+    def remedy(node, *args, **options):
+        source = nodes.Batcher(nodes.SamplerWrapper(SequentialSampler(range(4))), 2)
+        return remedy_for(nodes.Loader(node(source, *args, **options)), 0.5)
+
+    assert "nodes.ParallelMapper(source, function, num_workers=2)" in remedy(nodes.Mapper, str)
+    assert "nodes.Prefetcher(source, prefetch_factor=2)" in remedy(nodes.Mapper, str)
+    threads = remedy(nodes.ParallelMapper, str, num_workers=3)
+    assert "in the ParallelMapper (it has num_workers=3," in threads
+    assert "method='process'" in threads
+    assert "method=" not in remedy(nodes.ParallelMapper, str, num_workers=3, method="process")
 
 
 def test_an_operation_that_sleeps_is_found():
