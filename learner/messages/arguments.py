@@ -101,12 +101,7 @@ def make_optimizer(factory: Any, parameters: list[Any], named: dict[str, nn.Para
         if isinstance(made, Optimizers) and not made.is_made:
             made = make_several(made, parameters, named)
     except Exception as error:
-        error.add_note(
-            f"while optimizer={factory!r} made an optimizer of the model's "
-            f"{len(parameters)} {'parameter groups' if type(parameters[0]) is dict else 'trainable tensors'}"
-        )
-        if "Muon only supports 2D" in str(error):
-            error.add_note(f"Give the other parameters to another optimizer: optimizer={EXAMPLE}.")
+        add_notes(error, factory, parameters)
         for problem in rates_on_the_way(error):
             raise problem from error
         raise
@@ -116,6 +111,14 @@ def make_optimizer(factory: Any, parameters: list[Any], named: dict[str, nn.Para
             f"{lacking(made)}."
         )
     return made
+
+
+def add_notes(error: Exception, factory: Any, parameters: list[Any]) -> None:
+    """Add to an error of a factory what it was called for, and how to fix it."""
+    kind = "parameter groups" if type(parameters[0]) is dict else "trainable tensors"
+    error.add_note(f"while optimizer={factory!r} made an optimizer of the model's {len(parameters)} {kind}")
+    if "Muon only supports 2D" in str(error):
+        error.add_note(f"Give the other parameters to another optimizer: optimizer={EXAMPLE}.")
 
 
 def lacking(item: Any) -> str:

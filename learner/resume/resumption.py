@@ -59,11 +59,17 @@ class Resumption:
         """The number of validation passes of the epoch that were over."""
         return self.position.get("n_validated", 0)
 
-    def adapt(self, differing: set[str], current: dict[str, Any], allowed: tuple[str, ...]) -> None:
-        """Remove the contents that do not fit the learner, where the user has allowed a difference."""
+    def adapt(self, learn: FullLearner, allow: Iterable[str]) -> None:
+        """Remove the contents that do not fit the learner, where the user has allowed a difference.
+
+        Raises:
+            ValueError: there are other differences.
+        """
+        self.allow, current = check_allow(allow), fingerprint(learn)
+        differing = differences(self.contents["fingerprint"], current, self.path, allow=self.allow)
         if "optimizer" in differing:
             self.contents["optimizer"] = None
-        self.may_lose_callbacks = "callbacks" in allowed
+        self.may_lose_callbacks = "callbacks" in self.allow
         then, now = self.contents["fingerprint"]["callbacks"], current["callbacks"]
         states = self.contents["callbacks"]
         self.contents["callbacks"] = {
@@ -190,9 +196,7 @@ def find(learn: FullLearner, n_epochs: int, resume: Resume, allow: Iterable[str]
         return None
     if point.is_of_a_later_fit:
         allow = (*allow, "callbacks", "optimizer")
-    current, allow = fingerprint(learn), check_allow(allow)
-    point.allow = allow
-    point.adapt(differences(point.contents["fingerprint"], current, found, allow=allow), current, allow)
+    point.adapt(learn, allow)
     if not point.is_of_a_later_fit:
         check_n_epochs(learn, point, n_epochs)
     learn.loop.known.catch_up(learn.data, point.fit.get("passes", {}))
@@ -205,11 +209,7 @@ def find(learn: FullLearner, n_epochs: int, resume: Resume, allow: Iterable[str]
 
 
 def point_in(learn: FullLearner, ranks: Ranks, path: Path) -> Resumption:
-    """The point in a file from which a fit may resume.
-
-    Raises:
-        CheckpointError: the file was not saved in a fit.
-    """
+    """The point in a file from which a fit resumes; a `CheckpointError` if it was not saved in a fit."""
     point = Resumption(loading.matched(learn, read_in(ranks, path), path), path)
     if point.position is None:
         raise checkpoint_file.CheckpointError(f"{path} was written by learn.save: load it with learn.load.")

@@ -51,7 +51,6 @@ class Sharding:
 
     def problems(self, loader: Any, ranks: Any) -> Iterator[Exception]:
         """Report a part of another rank or for another number of ranks, and repeated items."""
-        rank, size = ranks.rank, ranks.size
         hint = (
             f"Leave {self.name} out: each process then draws the same batches from the loader, and takes its "
             "share of each."
@@ -59,16 +58,7 @@ class Sharding:
         if hasattr(self.part, "global_rank"):  # of litdata
             hint = LATE
         where = f"{describe_loader(loader)} has a {self.name}"
-        if self.size is not None and (self.size, self.rank) != (size, rank):
-            yield ValueError(
-                f"{where} for rank {self.rank} of {self.size}, but this is rank {rank} of {size}. {hint}"
-            )
-        elif ranks.each:
-            more = "." if hint is LATE else f", or {hint[0].lower()}{hint[1:]}"
-            yield ValueError(
-                f"Distributed(batch='each'): {where}, so each rank has batches of its own already. Leave "
-                f"batch='each' out{more}"
-            )
+        yield from self._wrong_parts(where, hint, ranks)
         n_items = n_items_of(self.part)
         n_drawn = getattr(self.part, "total_size", n_items)
         if n_items is not None and n_drawn is not None and n_drawn != n_items:
@@ -79,6 +69,19 @@ class Sharding:
                 f"{where} that asks for the rank of its process, so its items are taken as those of this "
                 "rank only. To confirm this, pass Distributed(sharded=True). If every rank yields the same "
                 "items, remove the code that asks for the rank; the items are then shared out."
+            )
+
+    def _wrong_parts(self, where: str, hint: str, ranks: Any) -> Iterator[Exception]:
+        rank, size = ranks.rank, ranks.size
+        if self.size is not None and (self.size, self.rank) != (size, rank):
+            yield ValueError(
+                f"{where} for rank {self.rank} of {self.size}, but this is rank {rank} of {size}. {hint}"
+            )
+        elif ranks.each:
+            more = "." if hint is LATE else f", or {hint[0].lower()}{hint[1:]}"
+            yield ValueError(
+                f"Distributed(batch='each'): {where}, so each rank has batches of its own already. Leave "
+                f"batch='each' out{more}"
             )
 
 
