@@ -95,7 +95,7 @@ def marks_of(tensors: list[Tensor]) -> Tensor:
 
 
 def are_shuffled_copies(items: list[Tensor], n_workers: int) -> bool:
-    """Do all workers, which take turns, yield the same items, most of which are different?"""
+    """Do all workers, which take turns, yield the same items, and do most of these differ from each other?"""
     own = [torch.cat([*items[n::n_workers], torch.zeros(0)]).sort().values for n in range(n_workers)]
     if len(own[0]) < FEWEST or 2 * len(own[0].unique()) < len(own[0]):
         return False

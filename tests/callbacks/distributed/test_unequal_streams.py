@@ -1,4 +1,4 @@
-"""Streams of which each rank reads its own part, with parts of unequal length."""
+"""Each rank reads its own part of a stream, and the parts differ in length."""
 
 from __future__ import annotations
 
