@@ -179,11 +179,9 @@ def recorded(report: Report) -> Iterator[None]:
 @contextmanager
 def without_trace(learn: FullLearner, report: Report) -> Iterator[None]:
     """A sandbox with the callbacks that take part in a batch; it also restores what a sandbox does not."""
-    kept, optimizer = pass_state(learn), learn.optimizer
-    fitting, started = learn.fitting, learn.loop.started
-    callbacks = tuple(learn.callbacks)
+    kept, fitting, started = pass_state(learn), learn.fitting, learn.loop.started
     with learn.sandbox(), on_its_device(learn.model):
-        learn.loop.connect(learn, filter(takes_part, callbacks))
+        learn.loop.connect(learn, filter(takes_part, learn.callbacks))
         learn.fitting, learn.epoch, learn.n_epochs = True, 0, max(1, learn.n_epochs)
         learn.loop.started = []
         if learn.optimizer is None:  # callbacks may rely on one
@@ -195,8 +193,7 @@ def without_trace(learn: FullLearner, report: Report) -> Iterator[None]:
             for each in membership.last_first(learn):
                 attempt(learn, report, "cleanup_fit", lambda each=each: each.cleanup_fit(learn))
             restore_pass_state(learn, kept)
-            learn.optimizer, learn.fitting, learn.loop.started = optimizer, fitting, started
-            learn.loop.connect(learn, callbacks)
+            learn.fitting, learn.loop.started = fitting, started
 
 
 def takes_part(callback: Callback) -> bool:

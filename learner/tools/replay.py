@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from callbacks.core import draws
-from callbacks.core.contract import Order
+from callbacks.core.contract import Callback, Order
 from callbacks.core.modules import LOSS
 from callbacks.core.when import saved_part
 from callbacks.guard.blackbox import FILE, BlackBox
@@ -138,7 +137,8 @@ def replay(learn: FullLearner, path: str | Path) -> None:
     print(head_of(kept))
     notes = Notes()
     try:
-        with snapshots.sandbox(learn), composed(learn, notes), watched(learn.model, notes.take_layer):
+        with snapshots.sandbox(learn), watched(learn.model, notes.take_layer):
+            learn.loop.connect(learn, [*involved(learn), notes])
             step_again(learn, kept)
     finally:
         print(notes)
@@ -155,18 +155,12 @@ def read(path: str | Path) -> dict[str, Any]:
     return from_plain(contents)
 
 
-@contextmanager
-def composed(learn: FullLearner, notes: Notes) -> Iterator[None]:
-    """Leave out the callbacks that report, save, or save steps, unless others need them."""
-    before = list(learn.callbacks)
-    there = [each for each in before if each.order not in (Order.REPORT, Order.SAVE)]
+def involved(learn: FullLearner) -> list[Callback]:
+    """The callbacks without those that report, save, or save steps, unless others need them."""
+    there = [each for each in learn.callbacks if each.order not in (Order.REPORT, Order.SAVE)]
     needed = tuple(kind for each in there for kind in each.needs)
-    kept = [each for each in before if each in there or isinstance(each, needed)]
-    learn.loop.connect(learn, [*(each for each in kept if not isinstance(each, BlackBox)), notes])
-    try:
-        yield
-    finally:
-        learn.loop.connect(learn, before)
+    kept = [each for each in learn.callbacks if each in there or isinstance(each, needed)]
+    return [each for each in kept if not isinstance(each, BlackBox)]
 
 
 def lost_pieces(kept: dict[str, Any]) -> set[str]:
