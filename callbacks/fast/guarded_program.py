@@ -30,6 +30,7 @@ from callbacks.place.device import map_tensors
 from callbacks.step.precision import as_float
 
 Backend = str | Callable[..., Any]
+N_KEYS = 1000  #: keys of a dict of which the order is compared
 N_PROVEN = 2  #: steps of each program that are compared with the ordinary step
 
 #: How Dynamo traces: it traces `torch.autograd.grad`, guards hooks of modules, and refuses code that changes
@@ -43,8 +44,10 @@ TRACING: dict[str, bool | str] = {
 }
 #: A table of hooks of a layer.
 TABLE_OF_HOOKS = re.compile(r"model(\._modules\['[^']*'\])*\._(forward|backward)_(pre_)?hooks(_with_kwargs)?")
-#: A guard that compares with a zero, for which 0.0 and -0.0 are equal.
-ZERO = re.compile(r"(.+) == .*\b0\.0\b.*")
+#: A dict that belongs to a module, whose guards see all that matters.
+TABLE = re.compile(r".*\._(modules|parameters|buffers|\w*hooks\w*)")
+#: A number for which two values are equal that are not the same.
+ZERO = re.compile(r"\b0\.0\b")
 
 
 def step(
@@ -119,8 +122,11 @@ class Program:
         self._guards: Any = None
         self._check: Callable[[dict[str, Any]], bool] = bool
         self._no_hooks: NoHooks | None = None  # None: the guards compare hooks
-        self._zeros: Callable[[dict[str, Any]], str] | None = None
-        self._signs = ""
+        self._reads_vars = False
+        #: expressions for what guards compare only in part, a function that computes them, and the result
+        self._unseen: list[str] = []
+        self._read_unseen: Callable[[dict[str, Any]], Any] = len
+        self._values: Any = None
 
     def fits(self, here: dict[str, Any]) -> bool:
         """Is everything that it has read unchanged?"""
@@ -128,7 +134,7 @@ class Program:
             (self._no_hooks is None or self._no_hooks.is_true_of(here["model"]))
             and self._check(here)
             and self._entry.guard_manager is self._guards
-            and (self._zeros is None or self._zeros(here) == self._signs)
+            and (not self._unseen or self._read_unseen(here) == self._values)
         )
 
     def rest(self) -> None:
@@ -140,9 +146,9 @@ class Program:
     def run_first(self, here: dict[str, Any]) -> Any:
         """Compile the program, and run it; None if tensors are `missing` among the parameters."""
         begun, backend = time.perf_counter(), partial(self._compile, {*map(id, here["params"])})
-        options: Any = {}
+        options: Any = {"guard_filter_fn": self._choose_guards}
         if not is_hooked(here["model"]):
-            self._no_hooks, options = NoHooks(), {"guard_filter_fn": without_hooks}
+            self._no_hooks = NoHooks()
         call: Any = torch.compile(
             self._function, fullgraph=True, dynamic=False, backend=backend, options=options
         )
@@ -163,7 +169,7 @@ class Program:
         self.missing = [each for each in tensors if each.requires_grad and id(each) not in passed]
         if self.missing:
             raise Unfit("there are more tensors to compute gradients of")
-        check_traced()
+        self._reads_vars = check_traced()
         self._read = [ref(each) for each in tensors if not each.requires_grad]
         self.keep(())
         made = compiled(self._backend, graph, inputs, graphs=self._graphs)
@@ -184,11 +190,16 @@ class Program:
         for name in self._entry.code.co_names:
             if name.startswith("__compiled_fn") and self._bare is not None:
                 names[name] = self._bare  # without the wrapper that switches Dynamo off
-        zeros = [found[1] for each in self._guards.code_parts if (found := ZERO.fullmatch(each))]
-        if zeros:
+        if self._unseen:
             known = {**self._guards.closure_vars, "G": names}
-            read: Any = eval(f"lambda L: repr(({', '.join(zeros)},))", known)
-            self._zeros, self._signs = read, read(here)
+            read: Any = eval(f"lambda L: [{', '.join(self._unseen)}]", known)
+            self._read_unseen, self._values = read, read(here)
+
+    def _choose_guards(self, entries: Sequence[Any]) -> list[bool]:
+        """Which guards to keep: those that `NoHooks` does not replace; torch passes all of them."""
+        found = (unseen(each, reads_vars=self._reads_vars) for each in entries)
+        self._unseen = [*dict.fromkeys(each for each in found if each)]
+        return [self._no_hooks is None or not TABLE_OF_HOOKS.fullmatch(each.name) for each in entries]
 
     def keep(self, others: Iterator[Tensor] | tuple[Tensor, ...]) -> None:
         """Copy what the program may change, and other tensors."""
@@ -205,7 +216,7 @@ class Program:
         if self._no_hooks is not None and not self._no_hooks.is_true_of(here["model"]):
             return "the hooks of a layer"
         found = getattr(self._guards.root.check_verbose(here), "verbose_code_parts", None)
-        return str(found[0]).partition("#")[0].strip() if found else "the sign of a zero"
+        return str(found[0]).partition("#")[0].strip() if found else "the keys of a dict"
 
 
 @contextmanager
@@ -219,9 +230,21 @@ def tracing() -> Iterator[None]:
         yield
 
 
-def without_hooks(entries: Sequence[Any]) -> list[bool]:
-    """Which guards to keep: those that `NoHooks` does not replace."""
-    return [not TABLE_OF_HOOKS.fullmatch(each.name) for each in entries]
+def unseen(entry: Any, *, reads_vars: bool) -> str:
+    """An expression for what a guard does not compare, or "".
+
+    These are the sign of a zero; the order of keys, and missing keys; and the names of an object's attributes
+    if code reads its `vars`.
+    """
+    name, kind, value = entry.orig_guard.name, entry.guard_type, entry.value
+    if kind in ("CONSTANT_MATCH", "EQUALS_MATCH"):
+        return f"repr({name})" if ZERO.search(repr(value)) else ""
+    if kind != "TYPE_MATCH" or TABLE.fullmatch(name):
+        return ""
+    if isinstance(value, dict):
+        return f"[*{name}]" if len(value) <= N_KEYS else f"len({name})"
+    is_users = hasattr(value, "__dict__") and not type(value).__module__.startswith("torch.")
+    return f"[*vars({name})]" if reads_vars and is_users else ""
 
 
 def refuse(message: str, *_: Any, **__: Any) -> None:

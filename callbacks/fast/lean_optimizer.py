@@ -120,9 +120,9 @@ def mark(optimizer: Any) -> None:
 
 
 def looks(optimizer: Any) -> tuple[Any, ...]:
-    """What must not change after the examination: the number of groups, and replaced methods."""
+    """What must not change after the examination: the number of groups, and methods."""
     own = vars(optimizer)
-    return len(optimizer.param_groups), own.get("step"), own.get("zero_grad")
+    return len(optimizer.param_groups), own.get("step"), own.get("zero_grad"), type(optimizer).step
 
 
 def hooks_of(optimizer: Any) -> tuple[Any, ...]:

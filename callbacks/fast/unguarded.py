@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import starmap
 from operator import attrgetter, call, is_
 from types import FrameType, FunctionType, ModuleType, NoneType
@@ -19,13 +20,26 @@ from torch.utils.hooks import RemovableHandle
 from callbacks.fast.fallback_reasons import NOT_USERS, Unfit
 from callbacks.place.device import are_same
 
+autograd: Any = torch._C._autograd  # type: ignore[attr-defined]
 CODE = attrgetter("__code__")
 #: The hooks of a parameter: None, or a dict that stays, empty, where a hook was removed.
 HOOKS = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
 #: The tables of hooks of a module, and those of all modules.
 TABLES = ("_backward_pre_hooks", "_backward_hooks", "_forward_pre_hooks", "_forward_hooks")
 OF_ALL = [getattr(of_all, f"_global{each}", {}) for each in TABLES]
-COMPILING = ("is_compiling", "is_dynamo_compiling", "is_exporting")
+#: Functions that a program would call only once, each with the reason.
+ONCE = {
+    **dict.fromkeys(
+        ("is_compiling", "is_dynamo_compiling", "is_exporting"), "it returns something else in a program"
+    ),
+    "getenv": "a program calls it only once: read os.environ",
+}
+#: What torch does around each operation if it is on, and a program does not.
+MODES: dict[str, Callable[[], Any]] = {
+    "hooks on saved tensors are active": partial(autograd._top_saved_tensors_default_hooks, True),
+    "a TorchDispatchMode is active": torch._C._len_torch_dispatch_stack,
+    "anomalies are detected": torch.is_anomaly_enabled,
+}
 #: Packages whose classes nobody changes during a fit, except `forward` of torch's modules.
 FOREIGN = {"torch", "callbacks", *sys.stdlib_module_names}
 #: How many objects are examined at most, without those of the types below.
@@ -43,27 +57,23 @@ class Unguarded:
         self._sizes: list[int] = []
         self._lookups: list[tuple[Callable[[Any], Any], Any]] = []
         self._values: list[Any] = []
-        #: dicts whose order no guard compares, each with its keys
-        self._ordered: list[tuple[Any, list[Any]]] = []
         self._params: list[Tensor] = []  # whose hooks were looked for, when so many had been registered
         self._n_registered: int | None = None
 
     def is_same(self) -> bool:
         """Are the methods of all classes unchanged?"""
-        return (
-            [*map(len, self._classes.values())] == self._sizes
-            and all(map(is_, self._now(), self._values))
-            and all([*each] == keys for each, keys in self._ordered)
-        )
+        return [*map(len, self._classes.values())] == self._sizes and all(map(is_, self._now(), self._values))
 
     def rest(self) -> None:
         """Hold nothing of the learner."""
-        self._ordered, self._params = [], []
+        self._params = []
 
     def check_hooks(self, params: list[Tensor], model: nn.Module) -> None:
         """Refuse hooks that a program would not call, and no guard compares."""
         if any(OF_ALL):
             raise Unfit("hooks are registered on all modules")
+        if any(map(call, MODES.values())):
+            raise Unfit(next(name for name, is_on in MODES.items() if is_on()))
         n_registered = getattr(RemovableHandle, "next_id", None)  # of all hooks
         if params is self._params and n_registered is not None and n_registered == self._n_registered:
             return
@@ -94,8 +104,6 @@ class Unguarded:
             sys.setprofile(None)
         for each in held_by(args[:2]):
             found.update(type(each).__mro__)
-            if isinstance(each, OrderedDict) and each:
-                self._ordered.append((each, [*each]))
         self._watch(found)
         return result
 
@@ -107,7 +115,7 @@ class Unguarded:
             if each in self._classes or (package in FOREIGN and not issubclass(each, nn.Module)):
                 continue
             if package == "torch":
-                names = [name for name in ("forward", "__call__", "__getattr__") if name in own]
+                names = [name for name in ("forward", "__call__", "_call_impl", "__getattr__") if name in own]
             else:  # no guard compares a metaclass
                 kinds = object if issubclass(each, type) else METHODS
                 names = [name for name, value in own.items() if isinstance(value, kinds)]
@@ -151,18 +159,21 @@ def is_hooked(model: nn.Module) -> str:
     return ""
 
 
-def check_traced() -> None:
-    """Refuse code of the user that asks whether it is compiled; called while that code is traced.
+def check_traced() -> bool:
+    """Examine code of the user while it is traced; return whether it reads `vars` of objects.
 
-    So the ordinary step, which `record` runs in addition to the program, does not count something twice.
+    Code that asks whether it is compiled is refused now, since the ordinary step, which `record` runs in
+    addition to the program, could count something twice.
     """
     context: Any = getattr(getattr(torch, "_guards", None), "TracingContext", None)
+    found: set[str] = set()
     for code in getattr(context, "get_traced_code", list)() or ():
-        names = [name for name in COMPILING if name in code.co_names]
-        if names and not any(part in code.co_filename for part in ("site-packages", *NOT_USERS)):
-            raise Unfit(
-                f"{code.co_name} calls torch.compiler.{names[0]}(), which returns something else in a program"
-            )
+        if any(part in code.co_filename for part in ("site-packages", *NOT_USERS)):
+            continue
+        found.update(code.co_names)
+        for name in ONCE.keys() & found:
+            raise Unfit(f"{code.co_name} calls {name}(), and {ONCE[name]}")
+    return not found.isdisjoint(("vars", "__dict__"))
 
 
 def held_by(roots: Iterable[Any]) -> list[Any]:

@@ -93,6 +93,7 @@ def test_a_module_among_the_globals_is_watched():
 
 def test_the_current_mode_and_weights_of_a_module_outside_the_model_are_used():
     def setting():
+        torch.manual_seed(1)
         critic = nn.Sequential(
             nn.Linear(1, 1).double().requires_grad_(False), nn.BatchNorm1d(1).double().eval()
         )

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import contextvars
 import math
+import os
 import sys
-from collections import deque, namedtuple
+from collections import ChainMap, OrderedDict, deque, namedtuple
 from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
 
@@ -70,6 +71,7 @@ class Dynamic:
 
 FACTOR = 1.0
 TABLE = {"scale": 1.0}
+ORDERED = OrderedDict(a=1.0, b=0.5)
 Pair = namedtuple("Pair", "scale other")
 ELSEWHERE = ModuleType("elsewhere_of_a_user")
 ELSEWHERE.inner = SimpleNamespace(scale=1.0)
@@ -123,6 +125,22 @@ SETTINGS = {
     ),
     "vars of an object": lambda: of_model(
         lambda m: sum(vars(m.c).values()), lambda m: setattr(m.c, "scale", 0.5), c=SimpleNamespace(scale=1.0)
+    ),
+    "the order of keys": lambda: of_model(
+        lambda m: {"a": 1.0, "b": 0.5}[list(m.c)[-1]], lambda m: m.c.update(a=m.c.pop("a")), c={"a": 0, "b": 0}
+    ),
+    "the order of keys among the globals": lambda: of_model(
+        lambda m: next(iter(ORDERED.values())), lambda m: ORDERED.move_to_end("a")
+    ),
+    "a key that was missing": lambda: of_model(
+        lambda m: m.c["a"], lambda m: m.c.maps[0].update(a=0.5), c=ChainMap({}, {"a": 1.0})
+    ),
+    "a variable of the environment that was missing": lambda: of_model(
+        lambda m: 0.5 if "SETTING_OF_A_TEST" in os.environ else 1.0,
+        lambda m: os.environ.update(SETTING_OF_A_TEST="1"),
+    ),
+    "an attribute that was missing in vars": lambda: of_model(
+        lambda m: 1.0 / len(vars(m.c)), lambda m: setattr(m.c, "other", 0), c=Plain()
     ),
     "all attributes replaced": lambda: of_model(
         lambda m: m.c.scale, lambda m: setattr(m.c, "__dict__", {"scale": 0.5}), c=Plain()
@@ -243,6 +261,8 @@ def reset():
     TABLE["scale"] = ELSEWHERE.inner.scale = Named.scale = 1.0
     by_default.__defaults__ = ([1.0],)
     CONTEXT.set(1.0)
+    ORDERED.move_to_end("b")
+    os.environ.pop("SETTING_OF_A_TEST", None)
     PACKAGE.settings.scale, torch.square = 1.0, SQUARE
     torch.use_deterministic_algorithms(False)
 

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 import weakref
+from contextlib import ExitStack
 from functools import lru_cache, partial
 from types import ModuleType
 
@@ -17,6 +18,7 @@ import torch
 from changed_settings import Plain, Slotted, fit, is_as_ordinary, of_model
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from callbacks import WholeStep, ZeroGrad
 
@@ -65,6 +67,9 @@ UNWATCHED = {
     "a clock": lambda: of_model(lambda m: 1.0 + 0.0 * time.time(), lambda m: None),
     "the environment": lambda: of_model(
         lambda m: float(os.environ["SCALE_OF_A_TEST"]), lambda m: os.environ.update(SCALE_OF_A_TEST="0.5")
+    ),
+    "the environment, by a function": lambda: of_model(
+        lambda m: float(os.getenv("SCALE_OF_A_TEST")), lambda m: os.environ.update(SCALE_OF_A_TEST="0.5")
     ),
     "a weak reference": lambda: of_model(
         lambda m: m.c().scale,
@@ -155,6 +160,43 @@ def test_hooks_on_all_modules_fall_back(register):
     finally:
         while handles:
             handles.pop().remove()
+
+
+class Scaling(TorchDispatchMode):
+    """Halves what tanh computes."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        return 0.5 * found if func is torch.ops.aten.tanh.default else found
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: torch.autograd.graph.saved_tensors_hooks(lambda x: 0.5 * x, lambda x: x), "saved tensors"),
+        (Scaling, "TorchDispatchMode"),
+    ],
+)
+def test_a_mode_of_torch_that_is_entered_during_a_fit_falls_back(make, reason):
+    def setting():
+        return of_model(lambda m: torch.tanh(m.layer.bias), lambda m: held.enter_context(make()))
+
+    ends = []
+    for step in (ZeroGrad(), WholeStep("aot_eager")):  # whose programs do not call torch's functions
+        with ExitStack() as held:
+            ends.append(fit(step, setting))
+    torch.testing.assert_close(ends[1].model.state_dict(), ends[0].model.state_dict(), rtol=1e-9, atol=1e-12)
+    assert reason in ends[1].callbacks[WholeStep].fallback
+
+
+@pytest.mark.filterwarnings("ignore:Anomaly")
+@pytest.mark.parametrize("step", [ZeroGrad(), WholeStep("eager")])
+def test_an_anomaly_is_found_as_with_the_ordinary_step(step):
+    def setting():
+        return of_model(lambda m: (m.layer.bias * m.c).sqrt(), lambda m: m.c.fill_(0), c=torch.ones(1))
+
+    with torch.autograd.detect_anomaly(), pytest.raises(RuntimeError, match="returned nan"):
+        fit(step, setting)
 
 
 def compiled_otherwise(model):
