@@ -202,7 +202,7 @@ class LearnerProtocol(Protocol):
         """Leave no trace: restore everything that a snapshot holds at the end of the block."""
         ...
 
-    def validate(self, loader: Any = None, *, name: str = "valid") -> dict[str, Any]:
+    def validate(self, loader: Any = None, *, name: str = "valid", together: bool = False) -> dict[str, Any]:
         """Evaluate a loader, by default the validation data; weights, counters and results do not change."""
         ...
 

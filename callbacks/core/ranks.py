@@ -124,6 +124,10 @@ class Ranks:
         """The number of batches that each process gets of a training pass of so many."""
         return None if n_batches is None else -(-n_batches // self.group)
 
+    def kept_batch(self) -> AbstractContextManager[None]:
+        """A context for a pass within a batch: afterwards, what is known about that batch is the same."""
+        return nullcontext()
+
     def has_more(self, learn: LearnerProtocol, *, is_here: bool, has_ended: bool) -> bool:
         """Does any process have a batch for the next step? Every process must call this.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -17,6 +17,12 @@ from callbacks.distributed.random_streams import Streams
 from callbacks.distributed.rendezvous import OtherRankError, OtherRankOSError
 
 T = TypeVar("T")
+
+#: What a group notes about the current batch.
+OF_BATCH = (
+    *("n_here", "n_everywhere", "share", "is_over", "is_void", "_has_ended", "_asked"),
+    *("_is_sent", "_is_counted", "_loss_here"),
+)
 
 
 class Differing(Protocol):
@@ -90,6 +96,12 @@ class FitMembers(Members):
         """Leave the groups of this fit."""
         if self._files_group is not None:
             dist.destroy_process_group(self._files_group)
+
+    @contextmanager
+    def kept_batch(self) -> Iterator[None]:
+        kept = {name: getattr(self, name) for name in OF_BATCH}
+        yield
+        vars(self).update(kept)
 
     @property
     def is_padding(self) -> bool:

@@ -23,8 +23,7 @@ class Agreement(Callback):
         learn.ranks.agree(learn, compares=True, ended=CancelTrain)
 
     def after_validate(self, learn: LearnerProtocol) -> None:
-        if not learn.is_aside:
-            learn.ranks.agree(learn)
+        learn.ranks.agree(learn)
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
         learn.ranks.agree(learn, ended=CancelEpoch)
@@ -64,8 +63,7 @@ class SharedResults(Callback):
         self._share(learn)
 
     def after_validate(self, learn: LearnerProtocol) -> None:
-        if not learn.is_aside:
-            self._share(learn)
+        self._share(learn)
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
         self._share(learn)

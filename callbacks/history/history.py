@@ -71,8 +71,16 @@ class History:
         self.rows.append({"epoch": len(self.rows), **self._named(results), "seconds": seconds})
 
     def add_validation(self, step: int, results: dict[str, Any]) -> None:
-        """Add the results of a validation at this step, in the epoch whose row does not exist yet."""
-        self.validations.append({"step": step, "epoch": len(self.rows), **self._named(results)})
+        """Add the results of a validation at this step, in the epoch whose row does not exist yet.
+
+        They replace those of the same step, as the last step of an epoch is not known if its data has no
+        length.
+        """
+        row = {"step": step, "epoch": len(self.rows), **self._named(results)}
+        before = self.validations[-1] if self.validations else {}
+        if (before.get("step"), before.get("epoch")) == (step, len(self.rows)):
+            self.validations.pop()
+        self.validations.append(row)
 
     def _named(self, results: dict[str, Any]) -> dict[str, Any]:
         """The same results, with the strings of earlier rows as names."""

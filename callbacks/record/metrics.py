@@ -151,7 +151,7 @@ class Metrics(Callback):
             warn("the validation data yielded no batch, so nothing was measured on it.")
         valid = self._passes["valid"]
         valid.prefix = learn.pass_name
-        if valid.is_open and not learn.is_aside:
+        if valid.is_open:
             valid.join(learn.ranks)
         if valid.is_open:
             learn.results.update(valid.compute())

@@ -279,9 +279,11 @@ class ValidateEvery(Callback):
 
     def after_batch(self, learn: LearnerProtocol) -> None:
         ends_epoch = learn.batch_idx + 1 == learn.n_batches  # its own validation follows
-        if not self.every.after_batch(learn) or ends_epoch or learn.interrupted:
+        # of several processes, one alone may have got a signal; they stop at a batch that they agree on
+        is_ending = learn.interrupted if learn.ranks.size == 1 else learn.stop_reason
+        if not self.every.after_batch(learn) or ends_epoch or is_ending:
             return
-        results = learn.validate()
+        results = learn.validate(together=True)
         if not learn.interrupted:  # otherwise it has seen only part of the data
             learn.history.add_validation(learn.global_step, results)
 

@@ -36,10 +36,15 @@ def under_way(learn: FullLearner) -> Iterator[None]:
 
 
 @contextmanager
-def aside(learn: FullLearner) -> Iterator[None]:
-    """Run batches in evaluation mode, inside or outside a fit; then restore the state of the loop."""
+def aside(learn: FullLearner, *, together: bool = False) -> Iterator[None]:
+    """Run batches in evaluation mode, inside or outside a fit; then restore the state of the loop.
+
+    Args:
+        learn: the learner.
+        together: do all processes of the fit run them? Otherwise this one may be alone.
+    """
     modes, kept, ranks = modes_of(learn), pass_state(learn), learn.ranks
-    learn.ranks = learn.loop.known.ranks = ALONE  # the other processes may not run this pass
+    learn.ranks = learn.loop.known.ranks = ranks if together else ALONE
     learn.results, learn.stop_reason, learn.loop.start = {}, None, None
     learn.is_aside, learn.valid_name = True, "valid"
     learn.loop.begin_pass(learn, (), training=False, span="predict")

@@ -19,7 +19,9 @@ from learner.state.protocol import FullLearner
 
 
 @suggest_keywords
-def validate(learn: FullLearner, loader: Any = None, *, name: str = "valid") -> dict[str, Any]:
+def validate(
+    learn: FullLearner, loader: Any = None, *, name: str = "valid", together: bool = False
+) -> dict[str, Any]:
     """Measure the loss and the metrics on a loader, by default the validation data.
 
     The weights, the counters and `learn.results` do not change.
@@ -29,6 +31,8 @@ def validate(learn: FullLearner, loader: Any = None, *, name: str = "valid") -> 
         loader: batches; by default the validation data, all of them if `Data(valid={...})` has several.
         name: the first word of the names of the results, such as `"test"` for `test_loss`. Without a loader,
             a name in `Data(valid={...})` selects that data, and `"test"` the data of `Data(test=...)`.
+        together: in a fit in several processes, share the data with the others, as in the validation of an
+            epoch; every process must then call this. Otherwise this process measures all of it.
 
     Returns:
         The numbers by name, such as `{"valid_loss": 0.3, "valid_accuracy": 0.9}`.
@@ -40,7 +44,8 @@ def validate(learn: FullLearner, loader: Any = None, *, name: str = "valid") -> 
     passes = {name: loader_or_valid(learn.data, named_data(learn.data, name) if loader is None else loader)}
     if loader is None and name == "valid":
         passes = learn.data.validations
-    with optimizer_modes.in_eval_mode(learn), fits.aside(learn):
+    modes, kept = optimizer_modes.in_eval_mode(learn), learn.ranks.kept_batch()
+    with modes, kept, fits.aside(learn, together=together):
         for each, batches in passes.items():
             learn.loop.validate(learn, batches, each)
         return dict(learn.results)

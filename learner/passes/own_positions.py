@@ -18,6 +18,7 @@ from callbacks.core import draws
 from learner.data import workers
 from learner.data.batching import TensorLoader
 from learner.data.generators import generator_states, set_generator_states, undrawn
+from learner.data.sharing import Shared
 
 END = object()
 
@@ -43,6 +44,29 @@ def load(loader: Any, state: Any) -> None:
         # `state_dict` sets it, and the next pass would ignore the new state
         loader._iter_for_state_dict = False
     loader.load_state_dict(state)
+
+
+def rest_in(loader: Any, found: Iterable[Any], now: dict[str, Any]) -> Iterator[Any]:
+    """The batches after the position that the loader saved, in this process if each has data of its own.
+
+    Raises:
+        ValueError: the checkpoint does not have the position of this process.
+    """
+    if not isinstance(found, Shared):
+        return rest_of(loader, found, now["loader"])
+    if not found.share.sharded:
+        return found.rest(rest_of(loader, found.batches, now["loader"]))
+    if "loaders" not in now:
+        raise ValueError(
+            "the checkpoint was saved in the middle of a pass by an earlier version, and has the position of "
+            f"rank 0 in its data, but not that of rank {found.share.rank}. Resume from a checkpoint that was "
+            "saved after an epoch, or start a new run from its weights: learn.load(path), then learn.fit."
+        )
+    state = now["loaders"][found.share.rank]
+    if "are_over" in now and now["are_over"][found.share.rank]:
+        load(loader, state)
+        return found.rest(())
+    return found.rest(rest_of(loader, found.batches, state))
 
 
 def rest_of(loader: Any, batches: Iterable[Any], state: Any) -> Iterator[Any]:

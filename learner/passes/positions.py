@@ -91,7 +91,7 @@ def rest_of(
     if isinstance(loader, TensorLoader):
         loader.load_state_dict(mark["loader"])
     if has_own_position(loader):
-        return own_rest_of(loader, found, now)
+        return own_positions.rest_in(loader, found, now)
     if isinstance(found, Shared) and found.share.sharded and can_skip(loader):
         batches, n_skipped = workers.skip(loader, n_done)
         rest = found.rest(batches)
@@ -109,29 +109,6 @@ def rest_of(
     padding = found.padding if isinstance(found, Shared) else None
     check_enough(loader, n_done, n_skipped if padding is None else padding.n_skipped(n_skipped))
     return rest
-
-
-def own_rest_of(loader: Any, found: Iterable[Any], now: dict[str, Any]) -> Iterator[Any]:
-    """The batches after the position that the loader saved, in this process if each has data of its own.
-
-    Raises:
-        ValueError: the checkpoint does not have the position of this process.
-    """
-    if not isinstance(found, Shared):
-        return own_positions.rest_of(loader, found, now["loader"])
-    if not found.share.sharded:
-        return found.rest(own_positions.rest_of(loader, found.batches, now["loader"]))
-    if "loaders" not in now:
-        raise ValueError(
-            "the checkpoint was saved in the middle of a pass by an earlier version, and has the position of "
-            f"rank 0 in its data, but not that of rank {found.share.rank}. Resume from a checkpoint that was "
-            "saved after an epoch, or start a new run from its weights: learn.load(path), then learn.fit."
-        )
-    rank = found.share.rank
-    if now.get("are_over", [False] * found.share.size)[rank]:
-        own_positions.load(loader, now["loaders"][rank])
-        return found.rest(())
-    return found.rest(own_positions.rest_of(loader, found.batches, now["loaders"][rank]))
 
 
 def steps_done(then: Mapping[str, Any], share: Share, loader: Any) -> int:

@@ -175,12 +175,13 @@ def pass_state(learn: FullLearner) -> Kept:
     loop = learn.loop
     known = loop.known
     names = {name: getattr(learn, name) for name in PASS_STATE}
-    return names, (loop.place, loop.start, known.mark, dict(known.sources))
+    return names, (loop.place, loop.start), (known.mark, dict(known.sources), known.share, known.is_even)
 
 
 def restore_pass_state(learn: FullLearner, kept: Kept) -> None:
     """Restore what `pass_state` returned."""
-    names, (place, start, mark, sources) = kept
+    names, position, found = kept
     vars(learn).update(names)
-    learn.loop.place, learn.loop.start = place, start
-    learn.loop.known.mark, learn.loop.known.sources = mark, sources
+    learn.loop.place, learn.loop.start = position
+    known = learn.loop.known
+    known.mark, known.sources, known.share, known.is_even = found

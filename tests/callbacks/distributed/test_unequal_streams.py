@@ -27,6 +27,7 @@ from callbacks import (
     GradientAccumulation,
     GradientClip,
     StopOnNaN,
+    ValidateEvery,
 )
 from learner import Data, Learner
 from learner.files import checkpoint_file
@@ -74,6 +75,7 @@ CASES: dict[str, Any] = {
     "clipped, with a mean of weights": lambda: [GradientClip(0.5), EMA(0.9), StopOnNaN()],
     "accumulated": lambda: [GradientAccumulation(3)],
     "a cancelled batch": lambda: [CancelSecond()],
+    "validated often": lambda: [ValidateEvery("2 steps")],
     "stopped early": lambda: [EarlyStopping(patience=1, min_delta=10.0)],
 }
 
