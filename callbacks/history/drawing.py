@@ -10,6 +10,8 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from contextlib import suppress
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -29,6 +31,20 @@ N_COLUMNS = 4
 FAINTEST = 1e-4  # share that can just be seen in a picture of histograms
 
 
+def why_undrawn() -> str:
+    """Why nothing can be drawn, and how to fix that; empty if matplotlib is installed."""
+    with suppress(ImportError):
+        if find_spec("matplotlib") is not None:
+            return ""
+    return "matplotlib is missing: pip install matplotlib"
+
+
+def check_drawing(owner: str) -> None:
+    """Raise an error with the owner's name if nothing can be drawn."""
+    if reason := why_undrawn():
+        raise ImportError(f"{owner} draws a picture, but {reason}.", name="matplotlib")
+
+
 def new_axes(width: float, height: float) -> Axes:
     """The axes of a new figure of this size in inches, in our style; shown in a notebook."""
     return new_panels(1, width, height, 1)[0]
@@ -39,6 +55,7 @@ def new_panels(n: int, width: float, height: float, n_columns: int, **options: A
 
     `width` and `height` are inches of the whole figure; `options` are `sharex` and `sharey` of matplotlib.
     """
+    check_drawing("plot")
     from matplotlib.axes import Axes
 
     class ShownAxes(Axes):
@@ -59,6 +76,7 @@ def new_panels(n: int, width: float, height: float, n_columns: int, **options: A
 
 def new_figure(width: float, height: float) -> Figure:
     """A new figure of this size in inches with a transparent background; shown in a notebook."""
+    check_drawing("plot")
     from matplotlib.figure import Figure
 
     class ShownFigure(Figure):

@@ -14,7 +14,7 @@ from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.every import Every
 from callbacks.core.output import Output
 from callbacks.core.settings import check_count
-from callbacks.history.drawing import BLUE, add_legend, new_figure, png_of, style
+from callbacks.history.drawing import BLUE, add_legend, check_drawing, new_figure, png_of, style
 from callbacks.history.paths import as_path
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class PlotSnapshots(Callback):
         name: str | None = None,
     ):
         super().__init__(name=name)
+        check_drawing("the callback PlotSnapshots, which can be left out,")
         check_settings(n, draw, ylim)
         self.n, self.every, self.draw, self.ylim = n, Every(every), draw, ylim
         self.path = (

@@ -11,6 +11,7 @@ from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.every import Every
 from callbacks.core.output import Output, print_line
 from callbacks.history.direction import guess_direction
+from callbacks.history.drawing import check_drawing
 from callbacks.history.history import show
 from callbacks.record.bar import Bar, can_show_a_bar, in_notebook, is_terminal, n_columns
 from callbacks.record.epoch_table import EpochTable, aside_of, monitored_by
@@ -53,6 +54,8 @@ class Progress(Callback):
 
     def __init__(self, *, plot: bool = False, name: str | None = None):
         super().__init__(name=name)
+        if plot:
+            check_drawing("Progress(plot=True)")
         self.plot = plot
         self._reset()
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from callbacks import Callback
 from callbacks.core.registry import describe
+from callbacks.history.drawing import why_undrawn
 from learner.cli.parser import Parser, Verbs, add_recipe_verb, load
-from learner.recipes.recipe_errors import RecipeError, mistaken
+from learner.recipes.recipe_errors import Mistake, RecipeError, mistaken
 from learner.runs.sweep_plan import sets_lr
 from learner.tools.lr_find import NAMES, NO_FALL, SUGGESTIONS, LRSearch
 
@@ -43,6 +44,8 @@ def do_check(options: argparse.Namespace) -> int:
 
 def do_lr_find(options: argparse.Namespace) -> int:
     """Train with growing learning rates, and print the suggestions."""
+    if options.plot is not None and (reason := why_undrawn()):
+        raise Mistake(f"--plot {options.plot}: {reason}.")
     recipe = load(options)
     learn = recipe.build()
     with mistaken(ValueError, RuntimeError), recipe.importable():

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from callbacks.history.drawing import why_undrawn
 from learner.cli.parser import Parser, Verbs, add_plain_verb, check_output
 from learner.files.run_files import BEST, FINAL, weights_file
 from learner.learner import Learner
@@ -84,6 +85,8 @@ def do_compare(options: argparse.Namespace) -> int:
         for reason in record.missing:
             print(f"{name}: {reason}")
     if options.output is not None:
+        if reason := why_undrawn():
+            print(f"left out: Curves: {reason}.")
         write(found.report(), options.output)
     return 0
 

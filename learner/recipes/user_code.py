@@ -211,7 +211,7 @@ def describe_error(error: BaseException, folder: Path) -> str:
 def in_words(error: BaseException, folder: Path) -> tuple[str, str]:
     """The message of an error, and how to fix it; the message of a refusal of ours says that itself."""
     described = describe_error(error, folder)
-    is_refusal = isinstance(error, (ValueError, TypeError)) and "\n" not in described
+    is_refusal = isinstance(error, (ValueError, TypeError, ImportError)) and "\n" not in described
     return (str(error), "") if is_refusal else (described, fix_hint(error))
 
 

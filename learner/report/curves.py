@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from callbacks.history.drawing import BLUE, VERMILLION
+from callbacks.history.drawing import BLUE, VERMILLION, why_undrawn
 from callbacks.history.drawing import INK as GREY
 from learner.report.records import is_number
 
@@ -92,13 +92,17 @@ def points(title: str, caption: str, axis: Axis, x: Sequence[Any], y: Sequence[f
 
 
 def as_figure(title: str, caption: str, image: str) -> str:
-    """An image with its title and caption."""
+    """An image with its title and caption; empty without an image."""
+    if not image:
+        return ""
     about = f"<span>{escape(caption)}</span>" if caption else ""
     return f"<figure><figcaption><b>{escape(title)}</b>{about}</figcaption>{image}</figure>"
 
 
 def svg(drawn: Callable[[Axes], None], about: str) -> str:
-    """What a function draws on the axes of a panel, as an `svg` element."""
+    """What a function draws on the axes of a panel, as an `svg` element; empty without matplotlib."""
+    if why_undrawn():
+        return ""
     from matplotlib.figure import Figure  # slow to import
 
     figure = Figure(figsize=SIZE, layout="constrained")

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from callbacks.history.drawing import why_undrawn
 from callbacks.save.checkpoint_folder import saved_in
 from learner.data.tensors import counted
 from learner.files.run_files import BEST, FINAL, weights_file
@@ -100,6 +101,8 @@ def result_table(record: Record) -> str:
 def curves_section(record: Record) -> str:
     """A panel per result, with training and validation together, then the schedule; all numbers below."""
     names = sorted(record.results, key=lambda name: record.best(name) is None)
+    if names and (reason := why_undrawn()):
+        record.missing.append(f"Curves: {reason}.")
     panels = [result_panel(record, title, group) for title, group in grouped(names).items()]
     panels = [each for each in panels if each]
     if len(panels) > MAX_PANELS:

@@ -7,6 +7,7 @@ from shutil import get_terminal_size
 from textwrap import fill
 from typing import Any
 
+from callbacks.history.drawing import why_undrawn
 from learner.files.run_files import BEST, FINAL, shown_path, weights_file
 from learner.learner import Learner
 from learner.recipes.recipe_errors import Mistake
@@ -60,7 +61,8 @@ def keep_results(learn: Learner, folder: Path, *, draw_losses: bool = True) -> N
         figure = getattr(callback, "figure", None)
         if figure is not None and getattr(callback, "path", None) is None:
             figure.savefig(folder / f"{callback.name}.png", dpi=150)
-    if draw_losses and len(learn.history) > 1 and any(name.endswith("loss") for name in learn.history.names):
+    has_losses = len(learn.history) > 1 and any(name.endswith("loss") for name in learn.history.names)
+    if draw_losses and has_losses and not why_undrawn():
         figure: Any = learn.history.plot().figure
         figure.savefig(folder / "losses.png", dpi=100)
 

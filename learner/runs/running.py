@@ -22,6 +22,7 @@ from callbacks.core.output import print_line
 from callbacks.core.ranks import Ranks, is_first_process, is_launched
 from callbacks.core.warning import warn
 from callbacks.guard.blackbox import FILE
+from callbacks.history.drawing import why_undrawn
 from callbacks.model import shards
 from callbacks.record.unsaved_weights import note_kept
 from callbacks.save.checkpoint_folder import saved_in
@@ -130,6 +131,8 @@ def train(
     send_files_to(folder, learn)
     recorder = RunRecorder(recipe, folder)
     error: BaseException | None = None
+    if draw_losses and (reason := why_undrawn()):
+        print_line(f"the losses are not drawn: {reason}")
     try:
         with recipe.importable(), refusals(recipe, learn), noted_warnings(recorder.facts["warnings"]):
             learn.fit(recipe.n_epochs, [*boxes, recorder], resume=resume, allow=allow)
