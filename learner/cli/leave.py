@@ -12,7 +12,7 @@ from learner.recipes.recipe import Recipe
 from learner.recipes.recipe_errors import Mistake, mistaken
 from learner.scripts.compose import script_of
 from learner.scripts.script import Script
-from learner.scripts.to_script import write_script
+from learner.scripts.to_script import still_needed, write_script
 
 
 def add_verbs(verbs: Verbs[Parser]) -> None:
@@ -76,14 +76,8 @@ def report_files(script: Script, recipe: Recipe, path: Path) -> None:
     if files and path.absolute().parent.resolve() != folder:
         names = ", ".join(each.relative_to(folder).as_posix() for each in files)
         print(f"the script imports the files next to the recipe; copy them next to it: {names}")
-    for each in files:
-        text = each.read_text(encoding="utf-8")
-        if any(
-            f"{start} {name}" in text for start in ("import", "from") for name in ("learner", "callbacks")
-        ):
-            print(
-                f"{each.name} itself imports plainlearner, so the script needs it as long as this file does"
-            )
+    if reason := still_needed(script, folder):
+        print(reason)
 
 
 def do_export(options: argparse.Namespace) -> int:

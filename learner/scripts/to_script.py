@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from callbacks.core.given import as_callbacks
+from callbacks.core.warning import warn
 from callbacks.history.paths import as_path, replacing
 from learner.data import datasets
 from learner.engine.composition import as_list
@@ -23,6 +24,7 @@ from learner.scripts.compose import script_of
 from learner.scripts.expressions import Part
 from learner.scripts.script import Script
 from learner.scripts.source_text import WIDTH
+from learner.scripts.user_files import that_import_us
 from learner.state.protocol import FullLearner
 
 MARK = "Written by plainlearner"
@@ -65,7 +67,8 @@ def to_script(
         FileExistsError: the file exists and was not written by `to_script`.
 
     Warns:
-        LearnerWarning: the learner has not trained yet, and its weights are not those that the seed gives.
+        LearnerWarning: the learner has not trained yet, and its weights are not those that the seed gives; or
+            files that the script imports themselves import this project, so that the script needs it.
     """
     path = as_path("to_script", "path", path, "the name of a file, such as 'train.py'")
     folder = path.absolute().parent
@@ -82,6 +85,8 @@ def to_script(
     with learn.added(*as_callbacks(as_list(callbacks, "callbacks"), "callbacks")):
         script = script_of(learn, n_epochs, **parts, seed=seed, folder=folder)
     write_script(script, path)
+    if reason := still_needed(script, folder):
+        warn(reason)
     return path
 
 
@@ -94,6 +99,19 @@ def write_script(script: Script, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
         part.write_text(script.text(head_of(script)), encoding="utf-8")
+
+
+def still_needed(script: Script, folder: Path) -> str:
+    """Which of the user's files import this project, so that the script needs it; empty if none does."""
+    own = {module for module, _ in script.expressions.imports if module.startswith("./")}
+    names = [
+        each.relative_to(folder).as_posix()
+        for each in that_import_us((each.removeprefix("./") for each in own), folder)
+    ]
+    if not names:
+        return ""
+    which = "this file imports" if len(names) == 1 else "these files import"
+    return f"the script needs plainlearner as long as {which} it: {', '.join(names)}"
 
 
 def head_of(script: Script) -> str:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -294,3 +295,35 @@ def test_the_command_names_what_the_script_leaves_out(tmp_path, capsys):
     assert main(["to-script", str(tmp_path / "recipe.yaml")]) == 0
     assert "left out, because it does not change the training: GradientNorms" in capsys.readouterr().out
     assert "GradientNorms" in (tmp_path / "train.py").read_text(encoding="utf-8")
+
+
+OF_THIS_PROJECT = """
+from learner import Data
+import models
+
+def loaders():
+    return Data(*models.loaders())
+"""
+
+
+def test_files_that_import_this_project_are_named_by_the_command_and_in_python(net, tmp_path, capsys):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "given.py").write_text(OF_THIS_PROJECT)
+    (tmp_path / "feed.py").write_text(
+        "from parts import given\n\ndef loaders():\n    return given.loaders()\n"
+    )
+    message = "the script needs plainlearner as long as this file imports it: parts/given.py"
+    with pytest.warns(LearnerWarning, match=message) as caught:
+        net().to_script("train.py", **{**GIVEN, "data": "feed.py:loaders"})
+    assert len(caught) == 1
+    write_recipe(tmp_path / "recipe.yaml", data={"use": "feed.py:loaders"})
+    assert main(["to-script", str(tmp_path / "recipe.yaml")]) == 0
+    assert message in capsys.readouterr().out
+
+
+def test_words_about_this_project_in_a_file_are_not_imports(net, tmp_path):
+    with (tmp_path / "models.py").open("a") as file:
+        file.write('\nNOTE = """to resume, write: from learner import Learner"""\n')
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LearnerWarning)
+        net().to_script("train.py", **GIVEN)
