@@ -9,7 +9,7 @@ from typing import Any, Literal
 from callbacks.core.contract import Callback, Cancel
 from callbacks.core.registry import describe
 
-#: Called if no callback listens to an event or implements an operation: a builtin function of one argument #:
+#: Called if no callback listens to an event or implements an operation: a builtin function of one argument
 #: that does nothing with a learner and creates no Python frame.
 nobody: Callable[[Any], Any] = operator.truth
 
