@@ -167,7 +167,7 @@ def names_of(kind: type) -> tuple[str, ...]:
 BATCH_STATE, CLOCK, PASS_STATE = names_of(BatchState), names_of(Clock), names_of(PassState)
 
 
-Kept = tuple[dict[str, Any], tuple[Any, ...]]
+Kept = tuple[dict[str, Any], tuple[Any, ...], tuple[Any, ...]]
 
 
 def pass_state(learn: FullLearner) -> Kept:
