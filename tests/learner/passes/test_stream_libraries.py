@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 from functools import partial
 
 import pytest
@@ -40,11 +41,19 @@ class Lights(Callback):
             raise RuntimeError("the lights go out")
 
 
-def trained(make, folder, seen, cut=None):
+class Pressed(Lights):
+    """Presses Ctrl-C instead."""
+
+    def after_step(self, learn):
+        if learn.global_step == self.cut:
+            signal.raise_signal(signal.SIGINT)
+
+
+def trained(make, folder, seen, cut=None, *, end=Lights, every="1 steps"):
     """The losses and the weights after a fit over a new loader."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(1, 4), nn.Dropout(0.3), nn.Linear(4, 1))
-    callbacks = [Checkpoint(folder, every="1 steps"), Lights(seen, cut)]
+    callbacks = [Checkpoint(folder, every=every), end(seen, cut)]
     sgd = partial(torch.optim.SGD, lr=0.01)
     learn = Learner(model, Data(make()), nn.functional.mse_loss, sgd, callbacks=callbacks)
     learn.fit(N_EPOCHS, resume="auto")
@@ -261,11 +270,11 @@ def shards(tmp_path_factory):
     return sorted(map(str, folder.glob("*.tar")))
 
 
-def web_loader(shards, *stages, n_workers=0):
+def web_loader(shards, *stages, n_workers=0, **options):
     """Shuffled shards, and batches that are shuffled again in the main process."""
     webdataset = pytest.importorskip("webdataset")
     dataset = webdataset.WebDataset(shards, shardshuffle=100, seed=3).decode().to_tuple("cls")
-    loader = webdataset.WebLoader(dataset.batched(2), batch_size=None, num_workers=n_workers)
+    loader = webdataset.WebLoader(dataset.batched(2), batch_size=None, num_workers=n_workers, **options)
     return loader.unbatched().compose(*stages).batched(BATCH_SIZE).map(pair_of_columns)
 
 
@@ -284,6 +293,24 @@ def test_webdataset_resumes_by_reading_again_up_to_the_position(n_workers, shard
     assert_once(seen)
     epochs = [[items for at, items in seen.values() if at == epoch] for epoch in range(N_EPOCHS)]
     assert epochs[0] != epochs[1]
+
+
+def test_a_fit_that_ctrl_c_ends_resumes_with_persistent_workers(shards, tmp_path):
+    webdataset = pytest.importorskip("webdataset")
+
+    def make():
+        shuffle = webdataset.shuffle(20, rng=random.Random(0))
+        return web_loader(shards, shuffle, n_workers=1, persistent_workers=True)
+
+    whole, seen = {}, {}
+    losses, *weights = trained(make, tmp_path / "whole", whole, every="1 epoch")
+    with pytest.raises(KeyboardInterrupt):
+        trained(make, tmp_path / "run", seen, cut=6, end=Pressed, every="1 epoch")
+    assert max(seen) == 6  # in the middle of a pass
+    losses_now, *weights_now = trained(make, tmp_path / "run", seen, every="1 epoch")
+    assert seen == whole
+    assert losses_now == losses
+    assert all(map(torch.equal, weights_now, weights))
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
