@@ -11,15 +11,16 @@ The libraries for streams that are installed read the compressed pictures in the
 files, webdataset, litdata and MosaicML Streaming from shards in their own format, which the program writes.
 
 In each round the loader is read alone, by a loop by hand with forward, loss, backward, step and zero_grad,
-and by a learner that does the same. The table has medians: items per second of the bare loader, the times
-of the loop by hand and of the learner compared with it, the range of the middle half of the learner's, and
-the learner's processor time compared with the loop by hand, workers included, which other work on the machine
-affects less. Then `learn.cost()` prints the share of a step in which the loop waits for data, and what to do.
+and by a learner that does the same. The table has medians: items per second of the bare loader, the time of
+the loop by hand compared with it, the time of the learner compared with the loop by hand, and the range of
+the middle half. The last two columns are items per second, and the learner's time, of the processor with
+worker processes that have ended: other work on the machine affects them less. Then `learn.cost()` prints the
+share of a step in which the loop waits for data, and what to do.
 """
 
 from __future__ import annotations
 
-import os
+import resource
 import statistics
 import sys
 import tempfile
@@ -228,9 +229,14 @@ def by_hand(network: nn.Module, optimizer: torch.optim.Optimizer, loader: Any) -
 
 def seconds(run: Callable[[], Any]) -> tuple[float, float]:
     """On the clock, and of the processor, with those of worker processes that have ended."""
-    begun, used = time.perf_counter(), sum(os.times()[:4])
+    begun, used = time.perf_counter(), processor_time()
     run()
-    return time.perf_counter() - begun, sum(os.times()[:4]) - used
+    return time.perf_counter() - begun, processor_time() - used
+
+
+def processor_time() -> float:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def compare(name: str, loader: Any, n_items: int, n_rounds: int) -> Learner:
@@ -244,19 +250,20 @@ def compare(name: str, loader: Any, n_items: int, n_rounds: int) -> Learner:
         partial(learn.fit, 1),
     ]
     times = [[seconds(run) for run in runs] for _ in range(n_rounds + 1)][1:]
-    bare = statistics.median(alone[0] for alone, _, _ in times)
+    bare, used = (n_items / statistics.median(alone[n] for alone, _, _ in times) for n in (0, 1))
     by_loop = statistics.median(hand[0] / alone[0] for alone, hand, _ in times)
     clock, processor = ([ours[n] / hand[n] for _, hand, ours in times] for n in (0, 1))
     low, middle, high = statistics.quantiles(clock, n=4) if n_rounds > 1 else clock * 3
-    shown = f"{n_items / bare:12.0f}{by_loop:10.3f}{middle:10.3f}{low:10.3f} {high:.3f}"
-    print(f"{name:<28}{shown}{statistics.median(processor):12.3f}", flush=True)
+    clocked = f"{bare:12.0f}{by_loop:10.3f}{middle:10.3f}{low:10.3f} {high:.3f}"
+    print(f"{name:<28}{clocked}{used:12.0f}{statistics.median(processor):10.3f}", flush=True)
     return learn
 
 
 def main(n_rounds: int, n_items: int, names: list[str]) -> None:
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, {n_items} items, {n_rounds} rounds")
-    print(f"{'':<28}{'items per s':>12}{'by hand':>10}{'learner':>10}{'middle half':>16}{'processor':>12}")
+    titles = f"{'items per s':>12}{'by hand':>10}{'learner':>10}{'middle half':>15}"
+    print(f"{'':<28}{titles}{'processor':>12}{'learner':>10}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write(folder, n_items)
