@@ -56,6 +56,9 @@ class PassWatch(Callback):
             report_problems(out_of_reach_problems(learn.data.train))
 
     def after_train(self, learn: LearnerProtocol) -> None:
+        share, ranks = full(learn).loop.known.share, learn.ranks
+        if share is not None and share.sharded:  # the processes may have drawn different numbers of times
+            ranks.random = ranks.first(lambda: ranks.random)
         self._report(full(learn), learn.data.train)
 
     def after_validate(self, learn: LearnerProtocol) -> None:
@@ -65,6 +68,7 @@ class PassWatch(Callback):
         learn = full(learn)
         known = learn.loop.known
         known.ranks, known.share, known.numbered, known.point = ALONE, None, None, None
+        known.has_own_data = False
         known.at_end = dict(learn.data.loaders)
         if self._has_started or learn.resumed:
             learn.n_epochs_before += learn.epoch + (learn.error is None)

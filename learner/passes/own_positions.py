@@ -56,14 +56,15 @@ def rest_in(loader: Any, found: Iterable[Any], now: dict[str, Any]) -> Iterator[
         return rest_of(loader, found, now["loader"])
     if not found.share.sharded:
         return found.rest(rest_of(loader, found.batches, now["loader"]))
-    if "loaders" not in now:
+    rank = found.share.rank
+    if now.get("rank") != rank and "loaders" not in now:
         raise ValueError(
             "the checkpoint was saved in the middle of a pass by an earlier version, and has the position of "
-            f"rank 0 in its data, but not that of rank {found.share.rank}. Resume from a checkpoint that was "
-            "saved after an epoch, or start a new run from its weights: learn.load(path), then learn.fit."
+            f"rank 0 in its data, but not that of rank {rank}. Resume from a checkpoint that was saved after "
+            "an epoch, or start a new run from its weights: learn.load(path), then learn.fit."
         )
-    state = now["loaders"][found.share.rank]
-    if "are_over" in now and now["are_over"][found.share.rank]:
+    state = now["loader"] if now.get("rank") == rank else now["loaders"][rank]
+    if now.get("is_over"):
         load(loader, state)
         return found.rest(())
     return found.rest(rest_of(loader, found.batches, state))

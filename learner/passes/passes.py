@@ -40,6 +40,7 @@ class Known:
         ranks: the processes that train together in this fit.
         share: which part of the current pass this process takes; None if it is alone.
         is_even: is it certain that all processes have as many batches in the current pass?
+        has_own_data: has each process read data of its own in a pass of this fit?
         number: of the current epoch, over all fits; data sets use it to shuffle.
         numbered: the objects whose `set_epoch` was called in this epoch, by id; None outside of an epoch.
         size_before: the batch size of training before the callbacks of this epoch.
@@ -55,6 +56,7 @@ class Known:
     ranks: Ranks = ALONE
     share: Share | None = None
     is_even: bool = True
+    has_own_data: bool = False
     number: int = 0
     numbered: dict[int, Any] | None = None
     size_before: Any = None
@@ -131,7 +133,9 @@ class Known:
             known = f"sharding {id(own.part)}"
             report_problems(each for each in problems if known not in learn.reported)
             learn.reported.add(known)
-        return Share(ranks.rank, ranks.size, ranks.each, ranks.sharded or own is not None, self.number)
+        sharded = ranks.sharded or own is not None
+        self.has_own_data = self.has_own_data or sharded
+        return Share(ranks.rank, ranks.size, ranks.each, sharded, self.number)
 
     def length_of(self, loader: Any, name: str) -> tuple[int | None, bool]:
         """The number of batches of a pass, and whether it is certain.

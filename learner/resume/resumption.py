@@ -18,7 +18,7 @@ from learner.data.batching import TensorLoader
 from learner.data.generators import takers
 from learner.files import checkpoint_file
 from learner.passes import positions
-from learner.resume import loading
+from learner.resume import loading, own_data
 from learner.resume.newest import newest_intact
 from learner.resume.undo import unchanged_on_error
 from learner.state.fingerprint import SOFT, check_allow, data_differences, differences, fingerprint, loader_of
@@ -224,7 +224,8 @@ def point_in(learn: FullLearner, ranks: Ranks, path: Path) -> Resumption:
 def read_in(ranks: Ranks, path: Path) -> dict[str, Any]:
     """The contents of a file; those of the first process, if some process does not have this file."""
     seals = ranks.gather(checkpoint_file.seal_of(path)) if ranks.size > 1 else []
-    return loading.read(path) if len(set(seals)) < 2 else ranks.first(lambda: loading.read(path))
+    contents = loading.read(path) if len(set(seals)) < 2 else ranks.first(lambda: loading.read(path))
+    return own_data.of_rank(contents, ranks)
 
 
 def find_file(learn: FullLearner, resume: Resume) -> Path | None:

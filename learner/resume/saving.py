@@ -23,7 +23,7 @@ from learner.data.sharing import Share
 from learner.files import checkpoint_file
 from learner.messages.keywords import suggest_keywords
 from learner.passes import positions
-from learner.resume import base_model
+from learner.resume import base_model, own_data
 from learner.resume.finite_weights import check_finite
 from learner.resume.writing import write_file, write_file_later, write_shards, write_shards_later
 from learner.state import optimizer_modes, snapshots
@@ -137,7 +137,8 @@ def collected(learn: FullLearner, path: Path, at: At | None) -> Iterator[dict[st
     if at is not None:
         warn_of_limits(learn)
     with optimizer_modes.in_eval_mode(learn) as training_weights:
-        yield {**contents_of(learn, at), "training_weights": training_weights}
+        contents = {**contents_of(learn, at), "training_weights": training_weights}
+        yield contents if at is None else own_data.with_all_ranks(learn, contents)
 
 
 def whole_of(learn: FullLearner, contents: dict[str, Any], without: Iterable[str]) -> dict[str, Any]:
@@ -207,13 +208,8 @@ def position_of(learn: FullLearner, at: At) -> dict[str, Any]:
 
 
 def now_of(learn: FullLearner) -> dict[str, Any]:
-    """The position in the current pass; if each process has data of its own, that of the loaders of all."""
-    state = {**positions.now(learn.data.loaders[learn.pass_name]), "random": None}
-    share = learn.loop.known.share
-    if share is not None and share.sharded and "loader" in state:
-        found = learn.ranks.gather((state["loader"], learn.ranks.is_over))
-        state |= {"loaders": [each for each, _ in found], "are_over": [each for _, each in found]}
-    return state
+    """The position in the current pass."""
+    return {**positions.now(learn.data.loaders[learn.pass_name]), "random": None}
 
 
 def warn_of_limits(learn: FullLearner) -> None:
