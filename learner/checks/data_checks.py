@@ -18,10 +18,16 @@ from learner.passes.source import title_of
 from learner.state.protocol import FullLearner
 
 
-def data_problems(data: Data, n_epochs: int) -> Iterator[Exception]:
-    """Data without batches, data that can be read only once, and doubtful validation data."""
+def data_problems(data: Data, n_epochs: int, *, may_be_empty: bool = False) -> Iterator[Exception]:
+    """Data without batches, data that can be read only once, and doubtful validation data.
+
+    Args:
+        data: the data.
+        n_epochs: the number of epochs.
+        may_be_empty: may it have no batch in this process, because others have some?
+    """
     for name, loader in data.loaders.items():
-        if loader is not None and n_batches_of(loader) == 0:
+        if loader is not None and n_batches_of(loader) == 0 and not may_be_empty:
             yield no_batch(name, loader)
         elif n_epochs > 1 and is_one_shot(loader):
             yield one_shot(name, loader, n_epochs)

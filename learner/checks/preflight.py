@@ -32,6 +32,7 @@ from learner.checks.optimizer_checks import (
 )
 from learner.checks.output_checks import metric_problems, output_problems
 from learner.checks.pass_watch import PassWatch
+from learner.checks.process_checks import ranks_of
 from learner.checks.reached import Mark, marks_of, unkept_problems
 from learner.checks.same_on_all import check_same_on_all
 from learner.data.loaders import n_batches_of
@@ -191,7 +192,9 @@ def problems_before_fit(learn: FullLearner, n_epochs: int) -> Iterator[Exception
     yield from mode_problems()
     if "zero_grad" not in learn.callbacks.overrides and not hasattr(type(learn), "zero_grad"):
         yield ValueError(f"this fit cannot start: {REMEDIES['zero_grad']}")
-    yield from data_problems(learn.data, n_epochs)
+    has_own_data = any(getattr(each, "sharded", False) for each in learn.callbacks)
+    may_be_empty = has_own_data and ranks_of(learn).size > 1
+    yield from data_problems(learn.data, n_epochs, may_be_empty=may_be_empty)
     if learn.optimizer is None:
         yield no_optimizer(learn.model)
     else:

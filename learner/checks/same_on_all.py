@@ -48,6 +48,8 @@ def facts_of(learn: FullLearner) -> dict[str, str]:
     found = fingerprint(learn)
     compared = [each for each in learn.callbacks if each.order != Order.REPORT]  # one process alone may log
     facts = {f"model.{name}": describe_tensor(each) for name, each in found["model"].items()}
+    frozen = [name for name, each in learn.model.named_parameters() if not each.requires_grad]
+    facts["frozen parameters"] = ", ".join(frozen) or "none"
     if learn.optimizer is not None:
         settings = [settings_of(group) for group in learn.optimizer.param_groups]
         facts["optimizer"] = f"{found['optimizer']['class']} {settings}"

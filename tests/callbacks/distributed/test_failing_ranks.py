@@ -45,7 +45,9 @@ def learner_of(*callbacks: Any, seed: int = 3, width: int = 1, n_items: int = 40
 
 def error_of(*given: Any, callbacks: Any = (), epochs: int = 2, **settings: Any) -> tuple[str, float]:
     """The error of a fit with its notes, and the seconds that it took."""
-    begin, learn = time.monotonic(), learner_of(*given, *callbacks, **settings)
+    begin, frozen = time.monotonic(), settings.pop("frozen", False)
+    learn = learner_of(*given, *callbacks, **settings)
+    learn.model.bias.requires_grad_(not frozen)
     try:
         learn.fit(epochs)
     except BaseException as error:  # noqa: BLE001
@@ -218,6 +220,7 @@ def test_a_disk_that_stays_full_ends_all(tmp_path: Path) -> None:
         ({"epochs": 3}, "epochs: 2 on ranks 0, 2; 3 on rank 1"),
         ({"lr": 0.2}, "optimizer: SGD [{'lr': 0.1,"),
         ({"callbacks": (At(fail),)}, "callbacks: "),
+        ({"frozen": True}, "frozen parameters: none on ranks 0, 2; bias on rank 1"),
     ],
 )
 def test_processes_that_differ_are_refused_by_all_with_what_and_where(own: Any, words: str) -> None:

@@ -53,13 +53,16 @@ class Part(IterableDataset):
         return zip(*items_of(rank, self.sizes[rank]), strict=True)
 
 
+def batches_of(rank: int, n_items: int) -> list[tuple[Tensor, ...]]:
+    """The batches of a rank, as a list."""
+    columns = [column.split(BATCH) for column in items_of(rank, n_items)]
+    return list(zip(*columns, strict=True)) if n_items else []
+
+
 def joined(sizes: tuple[int, ...]) -> list[tuple[Tensor, ...]]:
     """For each step, the batches of all ranks that have one, joined into one."""
-    columns = [
-        list(zip(*(c.split(BATCH) for c in items_of(*each)), strict=True)) for each in enumerate(sizes)
-    ]
-    columns = [column if size else [] for column, size in zip(columns, sizes, strict=True)]
-    found = [[batch for batch in step if batch is not None] for step in zip_longest(*columns)]
+    steps = zip_longest(*(batches_of(rank, n_items) for rank, n_items in enumerate(sizes)))
+    found = [[batch for batch in step if batch is not None] for step in steps]
     return [tuple(torch.cat(each) for each in zip(*step, strict=True)) for step in found]
 
 
@@ -76,6 +79,7 @@ CASES: dict[str, Any] = {
     "clipped, with a mean of weights": lambda: [GradientClip(0.5), EMA(0.9), StopOnNaN()],
     "accumulated": lambda: [GradientAccumulation(3)],
     "a cancelled batch": lambda: [CancelSecond()],
+    "in lists, accumulated": lambda: [GradientAccumulation(4)],
     "validated often": lambda: [ValidateEvery("2 steps")],
     "stopped early": lambda: [EarlyStopping(patience=1, min_delta=10.0)],
 }
@@ -103,8 +107,10 @@ def found_in(learn: Learner) -> dict[str, Any]:
 def on_ranks(sizes: tuple[int, ...]) -> dict[str, Any]:
     found = {}
     for name, make in CASES.items():
-        loaders = [DataLoader(Part(sizes), BATCH) for _ in range(2)]
-        learn = learner_of(*loaders, Distributed(sharded=True), *make())
+        loader: Any = DataLoader(Part(sizes), BATCH)
+        if name.startswith("in lists"):
+            loader = batches_of(dist.get_rank(), sizes[dist.get_rank()])
+        learn = learner_of(loader, loader, Distributed(sharded=True), *make())
         learn.fit(3)
         found[name] = found_in(learn)
     return found
