@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from callbacks.core.draws import undrawn
 from callbacks.core.modules import base_of
@@ -113,10 +114,34 @@ def are_rows(tensors: list[Tensor]) -> bool:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Draw nothing, build no graph and show no warnings within the block."""
-    with undrawn(), torch.no_grad(), warnings.catch_warnings():
+    """Draw nothing, build no graph, show no warnings and change no module within the block."""
+    with undrawn(), torch.no_grad(), buffers_kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+@contextmanager
+def buffers_kept() -> Iterator[None]:
+    """Restore the buffers of all modules that are called within the block.
+
+    A function may call a module that counts or iterates as it is called, as spectral norm does.
+    """
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def keep(module: nn.Module, arguments: Any) -> None:
+        for each in module.buffers(recurse=isinstance(module, torch.jit.ScriptModule)):
+            if id(each) not in found and not each.is_inference():
+                found[id(each)] = each, each.clone()
+
+    handle = register_module_forward_pre_hook(keep)
+    try:
+        yield
+    finally:
+        handle.remove()
+        with torch.no_grad():
+            for buffer, before in found.values():
+                if not torch.equal(buffer, before):  # batch norm does not count as a new version
+                    buffer.copy_(before)
 
 
 def mean_of(values: list[tuple[Any, Any]]) -> float:

@@ -166,7 +166,8 @@ class TorchScheduler(Callback):
         if length is not None and self._made.last_epoch < length[1] - 1 and learn.stop_reason is None:
             warn(
                 f"TorchScheduler: the schedule is longer than the fit: {length[0]}={length[1]}, and it was "
-                f"stepped {self._made.last_epoch} times, every {self.every}."
+                f"stepped {self._made.last_epoch} {'time' if self._made.last_epoch == 1 else 'times'}, "
+                f"every {self.every}."
             )
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:

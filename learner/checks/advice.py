@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learner.checks.hints import loss_hints, metric_note, norm_note
+from learner.checks.hints import gradient_note, loss_hints, metric_note, norm_note
 from learner.checks.loss_checks import (
     CLASSES,
     broadcast,
@@ -27,7 +27,7 @@ from learner.state.protocol import FullLearner
 
 def batch_note(error: BaseException, frames: list[FrameType], learn: FullLearner) -> str | None:
     """What the model, the loss or a metric received, and what to change; None for other errors."""
-    found = norm_note(error, learn) or metric_note(frames, learn)
+    found = norm_note(error, learn) or metric_note(frames, learn) or gradient_note(error, learn)
     if found is not None:
         return found
     if "compute_loss" in learn.loop.place.operations and learn.loss_func is not None:

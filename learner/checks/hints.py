@@ -1,4 +1,4 @@
-"""How to fix common errors: batch norm on one item, metrics of several outputs."""
+"""How to fix common errors: batch norm on one item, metrics of several outputs, gradients in validation."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from learner.state.protocol import FullLearner
 
 #: torch's message if batch norm gets one value per channel.
 ONE_VALUE = "Expected more than 1 value per channel when training"
+#: torch's message if there is no graph to differentiate.
+NO_GRADIENT = "does not require grad and does not have a grad_fn"
 
 
 def norm_note(error: BaseException, learn: FullLearner) -> str | None:
@@ -33,6 +35,16 @@ def norm_note(error: BaseException, learn: FullLearner) -> str | None:
     return (
         "batch norm cannot normalize a batch of one item: use a larger batch_size, leave a last batch of one "
         "out with drop_last=True, or replace the layer with nn.GroupNorm or nn.LayerNorm."
+    )
+
+
+def gradient_note(error: BaseException, learn: FullLearner) -> str | None:
+    """How a model or a loss can differentiate in validation and prediction."""
+    if learn.training or NO_GRADIENT not in str(error):
+        return None
+    return (
+        "validation and prediction run without gradients: where the model or the loss differentiates, write "
+        "`with torch.enable_grad():` around the code from inputs.requires_grad_() on."
     )
 
 

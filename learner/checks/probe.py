@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from callbacks.core import draws
 from callbacks.core.modules import loss_module
+from callbacks.measures.linearity import buffers_kept
 
 Shape = tuple[int, ...]
 
@@ -82,7 +83,7 @@ def value_of(
 ) -> Tensor | None:
     """The loss as a flat tensor on the CPU, or None if there is no such value."""
     draws.put(states)
-    with warnings.catch_warnings(), torch.enable_grad():
+    with warnings.catch_warnings(), torch.enable_grad(), buffers_kept():
         warnings.simplefilter("ignore")
         try:
             value = loss_func(preds.clone().requires_grad_(preds.is_floating_point()) * 1, targets.clone())

@@ -59,7 +59,9 @@ def describe_stable_step(learn: FullLearner, report: Report, curvature: float) -
     if bound is None:
         report.facts["stable step"] = "not bounded: the loss does not curve up at these weights"
         return
-    rate = max(float(group["lr"]) for group in learn.optimizer.param_groups)
+    own = set(map(id, learn.model.parameters()))  # the curvature is of these alone
+    groups = [group for group in learn.optimizer.param_groups if own & set(map(id, group["params"]))]
+    rate = max(float(group["lr"]) for group in groups or learn.optimizer.param_groups)
     report.facts["stable step"] = (
         f"lr up to {bound:.3g}; lr is {rate / bound:.2g} times that (largest curvature {curvature:.4g}, on "
         "this batch at these weights; the same everywhere if the loss is quadratic in them)"
@@ -76,29 +78,38 @@ def items(learn: FullLearner, report: Report, batch: Any) -> None:
     learn.batch = batch
     learn.loop.run_model(learn)
     n_items, inputs = learn.n_items, learn.inputs
-    modes = modes_of(learn)
-    learn.model.eval()
-    states = draws.take()
-    outputs = []
-    try:
-        for each in (inputs, map_tensors(inputs, lambda item: with_first_changed(item, n_items))):
-            draws.put(states)
-            learn.inputs = each
-            learn.loop.do["forward"](learn)  # with gradients, as forward may compute some
-            found = [item.detach() for item in tensors_in(learn.preds)]
-            outputs.append([item for item in found if item.ndim and len(item) == n_items])
-    finally:
-        set_modes(modes)
+    other = map_tensors(inputs, lambda item: with_first_changed(item, n_items))
+    outputs = outputs_of(learn, (inputs, other, inputs))  # the last shows a state that the model keeps
     if n_items < 2 or not outputs[0]:
         why = "the batch has one item" if n_items < 2 else "the outputs do not have one row per item"
         report.facts["items"] = f"not checked: {why}"
         return
-    n_changed = max(n_rows_apart(before[1:], after[1:]) for before, after in zip(*outputs, strict=True))
-    if not n_changed:
+    n_changed = max(n_rows_apart(before[1:], after[1:]) for before, after in zip(*outputs[:2], strict=True))
+    if n_changed and max(n_rows_apart(*each) for each in zip(outputs[0], outputs[2], strict=True)):
+        report.facts["items"] = "not checked: the outputs of a batch change if it is passed again"
+    elif not n_changed:
         report.facts["items"] = "do not mix: changing one leaves the outputs of the others unchanged"
-        return
-    report.facts["items"] = f"mix: changing one changes the outputs of {n_changed} of {n_items - 1} others"
-    report.add([mixed(learn.model, n_changed)])
+    else:
+        report.facts["items"] = (
+            f"mix: changing one changes the outputs of {n_changed} of {n_items - 1} others"
+        )
+        report.add([mixed(learn.model, n_changed)])
+
+
+def outputs_of(learn: FullLearner, inputs: Sequence[Any]) -> list[list[Tensor]]:
+    """Outputs with one row per item, for some inputs, in evaluation mode with equal random numbers."""
+    modes, states, outputs = modes_of(learn), draws.take(), []
+    learn.model.eval()
+    try:
+        for each in inputs:
+            draws.put(states)
+            learn.inputs = each
+            learn.loop.do["forward"](learn)  # with gradients, as forward may compute some
+            found = [item.detach() for item in tensors_in(learn.preds)]
+            outputs.append([item for item in found if item.ndim and len(item) == learn.n_items])
+    finally:
+        set_modes(modes)
+    return outputs
 
 
 def mixed(model: nn.Module, n_changed: int) -> Exception:
@@ -161,7 +172,8 @@ def steps(learn: FullLearner, report: Report, batch: Any) -> None:
     if stale := changed(buffers):
         report.warn(
             f"the frozen layers' {listed(stale)} are still updated from the data: to keep them, use the "
-            "callback BatchNormFreeze, or put the layers into evaluation mode before the fit."
+            "callback BatchNormFreeze, or put the layers into evaluation mode before the fit. For a copy of "
+            "the model that follows it on purpose, this is correct."
         )
 
 

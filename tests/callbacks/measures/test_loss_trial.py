@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from callbacks import GradientAccumulation, LearnerWarning, Metrics
+from callbacks import GradientAccumulation, LearnerWarning, Metrics, ZeroGrad
 from learner import Data, Learner
 
 DRAW = torch.Generator().manual_seed(0)
@@ -175,6 +175,41 @@ class RunningAlias(Running):
 def test_a_loss_that_writes_to_its_buffers_is_called_once_per_batch(loss):
     learner_of(loss, line(), X, Y).validate()
     assert loss.n_calls == 4
+
+
+class Critic:
+    """An object that owns a network whose buffers a call changes, hidden from the code of its loss."""
+
+    def __init__(self, layer):
+        torch.manual_seed(2)
+        self.parts = [layer(), nn.Linear(1, 4)]
+
+    def network(self, preds):
+        return self.parts[0](self.parts[1](preds))
+
+    def loss(self, preds, targets):
+        return -self.network(preds).mean()
+
+
+CHANGING = {
+    "spectral norm": lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3)),
+    "the older one": lambda: nn.utils.spectral_norm(nn.Linear(4, 3)),
+    "batch norm": lambda: nn.BatchNorm1d(4),
+    "weights of a quantizer": lambda: torch.ao.quantization.FakeQuantize(),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of torch
+@pytest.mark.parametrize("layer", CHANGING)
+def test_trying_a_loss_leaves_the_modules_that_it_calls_unchanged(layer):
+    found = []
+    for defaults in ([ZeroGrad, Metrics], [ZeroGrad]):
+        critic, model = Critic(CHANGING[layer]), line()
+        batches = list(zip(X[:6].split(2), Y[:6].split(2), strict=True))
+        sgd = partial(torch.optim.SGD, lr=0.1)
+        Learner(model, Data(batches), critic.loss, sgd, defaults=defaults).fit(3)
+        found.append([*model.parameters(), *critic.parts[0].buffers()])
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
 
 
 def test_a_copy_of_the_metrics_tries_the_loss_of_its_own_learner():

@@ -22,7 +22,7 @@ from callbacks import (
     Throughput,
     ZeroGrad,
 )
-from learner import Data
+from learner import Data, Learner
 
 MEASURED = (ZeroGrad, Metrics)
 
@@ -69,6 +69,42 @@ def test_an_rnn_that_mistakes_time_for_items_is_found(capsys):
 
     report = learner_of(Rnn(), Data([(torch.randn(8, 5, 3), torch.randn(8, 1))])).check()
     assert any("batch_first=True" in message for message in report.warnings)
+
+
+class Stateful(nn.Module):
+    """An LSTM that continues where the last batch ended."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.last, self.state = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 1), None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs, state = self.lstm(inputs, self.state)
+        self.state = [each.detach() for each in state]
+        return self.last(outputs)
+
+
+def test_a_model_that_continues_from_batch_to_batch_does_not_mix_items(capsys):
+    batches = [(torch.randn(4, 5, 3), torch.randn(4, 5, 1)) for _ in range(2)]
+    report = learner_of(Stateful(), Data(batches)).check()
+    assert report.facts["items"] == "not checked: the outputs of a batch change if it is passed again"
+    assert not report.warnings
+
+
+def test_the_stable_step_is_compared_with_the_rates_of_the_model(capsys):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, preds: Tensor, targets: Tensor) -> Tensor:
+            return self.scale.square() * F.mse_loss(preds, targets)
+
+    model, loss = nn.Linear(3, 1), Scaled()
+    groups = [{"params": model.parameters(), "lr": 1e-3}, {"params": loss.parameters(), "lr": 100.0}]
+    data = Data([(torch.randn(8, 3), torch.randn(8, 1))])
+    report = Learner(model, data, loss, torch.optim.SGD(groups), defaults=MEASURED).check()
+    assert not [each for each in report.warnings if "stable step" in each]
 
 
 def test_batch_norm_that_mixes_items_in_training_only_is_not_an_error(capsys):

@@ -241,3 +241,33 @@ def test_a_tuple_with_one_target_per_item_gets_a_hint_to_make_it_a_list():
 
 def test_the_number_of_items_of_a_pass_is_that_of_its_sampler():
     assert "17 items in batches of 8 leave 1" in error_of(make(norm_net(), Data(loader_of(17)), F.mse_loss))
+
+
+class Slope(nn.Module):
+    """A model that differentiates its own output."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1))
+
+    def forward(self, inputs):
+        inputs = inputs.detach().requires_grad_()
+        return torch.autograd.grad(self.layers(inputs).sum(), inputs, create_graph=True)[0]
+
+
+class SlopeAlways(Slope):
+    def forward(self, inputs):
+        with torch.enable_grad():
+            return super().forward(inputs)
+
+
+def test_a_model_that_differentiates_in_validation_is_reported_with_a_fix_that_works():
+    batch, sgd = (torch.randn(4, 1), torch.randn(4, 1)), partial(torch.optim.SGD, lr=0.1)
+    with pytest.raises(RuntimeError) as caught:
+        Learner(Slope(), Data([batch], [batch]), F.mse_loss, sgd).fit(1)
+    assert "where the model or the loss differentiates, write `with torch.enable_grad():`" in notes(
+        caught.value
+    )
+    learn = Learner(SlopeAlways(), Data([batch], [(batch[0] + 1, batch[1])]), F.mse_loss, sgd)
+    learn.fit(1)
+    assert learn.predict(batch[0]).shape == (4, 1)
