@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib import import_module
@@ -18,7 +18,6 @@ from inspect import unwrap
 from types import FunctionType
 from typing import Any
 from unittest import mock
-from weakref import ref
 
 import torch
 from torch import Tensor
@@ -105,6 +104,7 @@ class Program:
         seconds: how long it took to compile.
         missing: tensors with `requires_grad` that were not passed as parameters.
         kept: what it may change, each tensor with an earlier copy.
+        classes: those of all objects that it reads.
         call: its code.
     """
 
@@ -117,16 +117,17 @@ class Program:
         self.kept: list[tuple[Tensor, Tensor]] = []
         self.call: Callable[..., Any] = len
         self._bare: Callable[..., Any] | None = None  # the code as torch made it, without torch's wrappers
-        self._read: list[Any] = []
         self._entry: Any = None
         self._guards: Any = None
         self._check: Callable[[dict[str, Any]], bool] = bool
         self._no_hooks: NoHooks | None = None  # None: the guards compare hooks
         self._reads_vars = False
-        #: expressions for what guards compare only in part, a function that computes them, and the result
+        self.classes: set[type] = set()
+        #: expressions for the tensors that it reads, and for what guards compare only in part
+        self._tensors: list[str] = []
         self._unseen: list[str] = []
-        self._read_unseen: Callable[[dict[str, Any]], Any] = len
-        self._values: Any = None
+        self._see: Callable[[dict[str, Any]], Any] = len
+        self._seen: Any = None
 
     def fits(self, here: dict[str, Any]) -> bool:
         """Is everything that it has read unchanged?"""
@@ -134,7 +135,7 @@ class Program:
             (self._no_hooks is None or self._no_hooks.is_true_of(here["model"]))
             and self._check(here)
             and self._entry.guard_manager is self._guards
-            and (not self._unseen or self._read_unseen(here) == self._values)
+            and (not self._unseen or self._see(here) == self._seen)
         )
 
     def rest(self) -> None:
@@ -170,8 +171,7 @@ class Program:
         if self.missing:
             raise Unfit("there are more tensors to compute gradients of")
         self._reads_vars = check_traced()
-        self._read = [ref(each) for each in tensors if not each.requires_grad]
-        self.keep(())
+        self.keep(tensors)
         made = compiled(self._backend, graph, inputs, graphs=self._graphs)
 
         def run_once(*args: Any) -> Any:
@@ -190,26 +190,31 @@ class Program:
         for name in self._entry.code.co_names:
             if name.startswith("__compiled_fn") and self._bare is not None:
                 names[name] = self._bare  # without the wrapper that switches Dynamo off
-        if self._unseen:
-            known = {**self._guards.closure_vars, "G": names}
-            read: Any = eval(f"lambda L: [{', '.join(self._unseen)}]", known)
-            self._read_unseen, self._values = read, read(here)
+        self._see = self._reader(self._unseen)
+        self._seen = self._see(here)
+
+    def _reader(self, expressions: list[str]) -> Callable[[dict[str, Any]], Any]:
+        """A function that computes expressions in which torch's guards name what they compare."""
+        known = {**self._guards.closure_vars, "G": self._function.__globals__}
+        found: Any = eval(f"lambda L: [{', '.join(expressions)}]", known)
+        return found
 
     def _choose_guards(self, entries: Sequence[Any]) -> list[bool]:
         """Which guards to keep: those that `NoHooks` does not replace; torch passes all of them."""
-        found = (unseen(each, reads_vars=self._reads_vars) for each in entries)
-        self._unseen = [*dict.fromkeys(each for each in found if each)]
+        self._unseen = [*filter(None, (unseen(each, reads_vars=self._reads_vars) for each in entries))]
+        self._tensors = [each.orig_guard.name for each in entries if isinstance(each.value, Tensor)]
+        for value in (each.value for each in entries if each.has_value):
+            self.classes.update(type(value).__mro__, value.__mro__ if isinstance(value, type) else ())
         return [self._no_hooks is None or not TABLE_OF_HOOKS.fullmatch(each.name) for each in entries]
 
-    def keep(self, others: Iterator[Tensor] | tuple[Tensor, ...]) -> None:
-        """Copy what the program may change, and other tensors."""
-        found = {id(each): each for each in (*self.read, *others)}
-        self.kept = [(each, each.detach().clone()) for each in found.values()]
+    def read(self, here: dict[str, Any]) -> list[Tensor]:
+        """The tensors that it reads at present."""
+        return tensors_of(self._reader(self._tensors)(here))
 
-    @property
-    def read(self) -> list[Tensor]:
-        """The tensors that it reads but does not train."""
-        return [found for each in self._read if (found := each()) is not None]
+    def keep(self, tensors: Iterable[Tensor]) -> None:
+        """Copy those of the tensors that a step may change."""
+        found = {id(each): each for each in tensors if not each.requires_grad}
+        self.kept = [(each, each.detach().clone()) for each in found.values()]
 
     def failed_guard(self, here: dict[str, Any]) -> str:
         """The first guard that fails, as text."""

@@ -27,12 +27,12 @@ class Pending:
     grads: list[Tensor | None]  #: of `program.trained`
     unguarded: Unguarded
 
-    def stamp(self) -> list[int]:
-        """How often each tensor that a loss reads has been written to."""
-        found = tensors_of(self.preds, self.here["targets"], self.program.read)
-        return [each._version for each in found]
+    def stamp(self) -> list[tuple[int, int]]:
+        """The tensors that the step reads and predicts, and how often each has been written to."""
+        found = tensors_of(self.preds, self.here["targets"], self.program.read(self.here))
+        return [(id(each), each._version) for each in found]
 
-    def check_read(self, learn: LearnerProtocol, stamp: list[int]) -> None:
+    def check_read(self, learn: LearnerProtocol, stamp: list[tuple[int, int]]) -> None:
         """Refuse a change of what the loss reads, since it was stamped after the forward pass."""
         here = self.here
         # a callback may have copied the containers

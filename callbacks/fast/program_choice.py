@@ -158,12 +158,13 @@ class Programs:
         self._n_made[kind] += 1
         self.seconds += program.seconds
         self._all.append(program)
+        self.unguarded.watch(program.classes)
         return pending
 
     def _prove(self, learn: LearnerProtocol, program: Program, *, is_new: bool = False) -> Pending | None:
         """Take one of a program's first steps, and compare it with the ordinary one."""
         program.trained = [each for each in self.here["params"] if each.requires_grad]
-        outs = Proof(program, learn, self.here, self.unguarded, self._ratios).run(is_new=is_new)
+        outs = Proof(program, learn, self.here, self._ratios).run(is_new=is_new)
         return None if outs is None else self._pending(program, outs)
 
     def _fail(self, reason: Unfit) -> None:

@@ -17,7 +17,6 @@ from callbacks.core.modules import loss_module
 from callbacks.fast.fallback_reasons import Unfit, unknown
 from callbacks.fast.guarded_program import Program, step, tensors_of
 from callbacks.fast.refused_callbacks import check_owned
-from callbacks.fast.unguarded import Unguarded
 from callbacks.record.timer import wait_for
 
 #: How far a program's numbers may be from the ordinary ones, as a share of the largest in a tensor: sums are
@@ -46,20 +45,11 @@ class Proof:
         program: to be compared.
         learn: the learner, with a batch.
         here: the arguments of the program by name.
-        unguarded: watches what guards do not see.
         ratios: the program's time per time of the ordinary step; a step that is not compared adds one.
     """
 
-    def __init__(
-        self,
-        program: Program,
-        learn: LearnerProtocol,
-        here: dict[str, Any],
-        unguarded: Unguarded,
-        ratios: list[float],
-    ):
-        self.program, self.learn, self.here = program, learn, here
-        self.unguarded, self.ratios = unguarded, ratios
+    def __init__(self, program: Program, learn: LearnerProtocol, here: dict[str, Any], ratios: list[float]):
+        self.program, self.learn, self.here, self.ratios = program, learn, here, ratios
         self.before = draws.take()
 
     def run(self, *, is_new: bool = False) -> Any:
@@ -76,12 +66,12 @@ class Proof:
                 if outs is None:
                     return None
             else:
-                program.keep(tuple(self.learn.model.buffers()))
+                program.keep([*program.read(self.here), *self.learn.model.buffers()])
                 outs, seconds = self._timed(lambda *args: program.fits(self.here) and program.call(*args))
             after, changed = draws.take(), changed_of(program.kept)
             if program.n_unproven:
                 self._compare(self._named(outs))
-                check_owned(self.learn, program)
+                check_owned(self.learn, [*program.read(self.here), *(program.trained or ())])
             else:
                 self._undo()
                 self.ratios.append(seconds / max(self._timed(step)[1], 1e-9))
@@ -132,7 +122,7 @@ class Proof:
 
     def _compare(self, found: Found) -> None:
         learn = self.learn
-        wanted = self._ordinary(lambda *args: self.unguarded.record(step, *args))
+        wanted = self._ordinary()
         check_draws(self.before, draws.take())
         coarse = torch.bfloat16 if self.here["mixed"] else None
         if not difference(found, wanted, coarse, {}):

@@ -8,7 +8,7 @@ from itertools import pairwise
 from types import CodeType, FunctionType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from callbacks.core.contract import Callback, LearnerProtocol
 from callbacks.core.registry import describe
@@ -121,9 +121,9 @@ def uses_data(function: Any, depth: int = 3) -> bool:
     return depth > 0 and any(uses_data(each, depth - 1) for each in (*named, *cells))
 
 
-def check_owned(learn: LearnerProtocol, program: Any) -> None:
+def check_owned(learn: LearnerProtocol, tensors: list[Tensor]) -> None:
     """Refuse a loss that reads a module of a callback, which may train it between forward pass and loss."""
-    known = set(map(id, [*program.read, *(program.trained or ())])) - set(map(id, learn.model.parameters()))
+    known = set(map(id, tensors)) - set(map(id, learn.model.parameters()))
     for each in meddlers(learn, AFTER_PRED):
         for name, module in vars(each).items():
             if isinstance(module, nn.Module) and any(id(part) in known for part in module.parameters()):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import sys
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import starmap
 from operator import attrgetter, call, is_
-from types import FrameType, FunctionType, ModuleType, NoneType
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -42,9 +40,6 @@ MODES: dict[str, Callable[[], Any]] = {
 }
 #: Packages whose classes nobody changes during a fit, except `forward` of torch's modules.
 FOREIGN = {"torch", "callbacks", *sys.stdlib_module_names}
-#: How many objects are examined at most, without those of the types below.
-N_HELD = 20_000
-NOT_HELD = (Tensor, ModuleType, str, bytes, int, float, complex, NoneType)
 METHODS = (FunctionType, property, classmethod, staticmethod)
 
 
@@ -85,30 +80,8 @@ class Unguarded:
     def _now(self) -> Iterator[Any]:
         return starmap(call, self._lookups)
 
-    def record(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a function, and from now on watch the classes whose methods it calls."""
-        found: set[type] = set()
-
-        def note(frame: FrameType, event: str, arg: Any) -> None:
-            code = frame.f_code
-            if event == "call" and code.co_argcount and package_of(frame.f_globals) not in FOREIGN:
-                first = frame.f_locals.get(code.co_varnames[0])
-                found.update((first if isinstance(first, type) else type(first)).__mro__)
-
-        if sys.getprofile() is not None:
-            raise Unfit("a Python profiler is running, so the calls cannot be observed")
-        sys.setprofile(note)
-        try:
-            result = function(*args)
-        finally:
-            sys.setprofile(None)
-        for each in held_by(args[:2]):
-            found.update(type(each).__mro__)
-        self._watch(found)
-        return result
-
-    def _watch(self, classes: Iterable[type]) -> None:
-        """Watch the methods of these classes; of torch's classes only `forward`."""
+    def watch(self, classes: Iterable[type]) -> None:
+        """Watch the methods of these classes; of torch's classes only those that call `forward`."""
         for each in classes:
             # of some classes written in C, `__module__` is a descriptor
             own, package = vars(each), str(each.__module__).partition(".")[0]
@@ -162,8 +135,8 @@ def is_hooked(model: nn.Module) -> str:
 def check_traced() -> bool:
     """Examine code of the user while it is traced; return whether it reads `vars` of objects.
 
-    Code that asks whether it is compiled is refused now, since the ordinary step, which `record` runs in
-    addition to the program, could count something twice.
+    Code that asks whether it is compiled is refused now, since the ordinary step, which runs in addition to
+    the program, could count something twice.
     """
     context: Any = getattr(getattr(torch, "_guards", None), "TracingContext", None)
     found: set[str] = set()
@@ -174,23 +147,3 @@ def check_traced() -> bool:
         for name in ONCE.keys() & found:
             raise Unfit(f"{code.co_name} calls {name}(), and {ONCE[name]}")
     return not found.isdisjoint(("vars", "__dict__"))
-
-
-def held_by(roots: Iterable[Any]) -> list[Any]:
-    """All objects that models and losses hold, at any depth, except globals that functions name."""
-    left, found = deque(roots), {}
-    while left and len(found) < N_HELD:
-        each = left.popleft()
-        if id(each) in found or isinstance(each, NOT_HELD):
-            continue
-        found[id(each)] = each
-        if isinstance(each, FunctionType):
-            left += [each.__defaults__, each.__kwdefaults__, *(each.__closure__ or ())]
-        elif not isinstance(each, type):
-            left += gc.get_referents(each)
-    return list(found.values())
-
-
-def package_of(names: Mapping[str, Any]) -> str:
-    """The package of a module with these global names."""
-    return str(names.get("__name__", "")).partition(".")[0]

@@ -116,7 +116,7 @@ class WholeStep(Callback):
         self._is_on = False  # in a training pass, not where `learn.check()` tries the operations one by one
         self._callbacks: Any = None
         self._mixed = ""
-        self._stamp: list[int] = []
+        self._stamp: list[tuple[int, int]] = []
         self._update = LeanUpdate(len)  # called with a reason that nobody needs to know
         self._is_watched = False
 

@@ -163,6 +163,31 @@ def test_a_tensor_that_the_loss_reads_and_that_changes_before_it_is_an_error():
         learn.fit(1)
 
 
+@torch.no_grad()
+def shrink_weight(learn, held):
+    held[0][0].weight.mul_(0.9)
+
+
+def shrink_replaced(learn, held):
+    held[1] *= 0.9
+
+
+@pytest.mark.parametrize("change", [shrink_weight, shrink_replaced])
+def test_a_weight_or_a_replaced_tensor_that_changes_before_the_loss_reads_it_is_an_error(change):
+    model = nn.Sequential(nn.Linear(2, 1)).double()
+    held = [model, torch.ones(1, dtype=torch.float64)]
+    replace = on("before_batch", name="replace")(
+        lambda learn: held.__setitem__(1, torch.ones(1, dtype=torch.float64))
+    )
+    act = on("after_pred", name="act")(lambda learn: learn.epoch == 1 and change(learn, held))
+    learn = Learner(
+        model, Data(BATCHES), lambda p, t: held[1] * F.mse_loss(p, t) + held[0][0].weight.square().sum(),
+        partial(torch.optim.SGD, lr=0.1), [WholeStep("eager"), replace, act], defaults=(),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="act has changed something that the loss reads"):
+        learn.fit(2)
+
+
 class TrainsCritic(Callback):
     """A callback that trains the module of the loss with the gradients of the step."""
 

@@ -131,6 +131,15 @@ def test_what_garbage_collection_calls_is_not_code_of_the_step():
     assert N_COLLECTED
 
 
+def test_a_fit_under_a_profiler_of_python_has_a_program():
+    before = sys.getprofile()
+    sys.setprofile(lambda *_: None)
+    try:
+        assert is_as_ordinary(lambda: of_model(lambda m: 1.0, lambda m: None))
+    finally:
+        sys.setprofile(before)
+
+
 def test_a_large_table_that_the_step_does_not_read_causes_no_fallback():
     vocabulary = {str(n): n for n in range(10_000)}
     assert is_as_ordinary(
