@@ -45,7 +45,7 @@ def make() -> Learner:
 )
 def test_importing_another_frameworks_name_gives_ours(module, name, meant):
     with pytest.raises(
-        ImportError, match=rf"there is no {module}\.{name}\. Here it is: {re.escape(meant)}\."
+        ImportError, match=rf"there is no {module}\.{name}\. Its equivalent here: {re.escape(meant)}\."
     ):
         exec(f"from {module} import {name}")
 
@@ -212,5 +212,7 @@ def test_reading_each_attribute_that_a_page_translates_gives_our_name(page):
 def test_a_module_does_not_have_another_frameworks_name():
     assert not hasattr(callbacks, "LRFinder")
     assert getattr(learner, "Trainer", None) is None
-    with pytest.raises(AttributeError, match=r"there is no callbacks\.LRFinder. Here it is: learn\.lr_find"):
+    with pytest.raises(
+        AttributeError, match=r"there is no callbacks\.LRFinder. Its equivalent here: learn\.lr_find"
+    ):
         callbacks.LRFinder  # noqa: B018

@@ -81,7 +81,7 @@ def count(callback: Callback, n_batches: int = N_BATCHES, n_valid: int = N_BATCH
 
 
 #: Torch compiles no program while a mode watches its kernels, so that WholeStep takes the ordinary step here.
-no_program = pytest.mark.filterwarnings("ignore:WholeStep. the ordinary step is taken")
+no_program = pytest.mark.filterwarnings("ignore:WholeStep uses the ordinary step")
 
 
 @no_program

@@ -85,7 +85,7 @@ def check_spelling(cls: type, owner: type, base: Any, operations: tuple[str, ...
             continue
         if inspect.isroutine(getattr(base, name, None)) and not callable(value):
             raise TypeError(
-                f"{cls.__name__}.{name} = {value!r}: {name} is a method of the contract. Did you mean "
+                f"{cls.__name__}.{name} = {value!r}: {name} is a method of Callback. Did you mean "
                 f"{meant_attribute(name, forms) or 'another name'}?"
             )
         meant = meant_attribute(name, forms)
@@ -93,7 +93,7 @@ def check_spelling(cls: type, owner: type, base: Any, operations: tuple[str, ...
             continue
         if forms[meant][0](value) and (value or isinstance(value, bool)):
             raise TypeError(
-                f"{cls.__name__}.{name} has no effect, because the contract has no such attribute. Did you "
+                f"{cls.__name__}.{name} has no effect, because Callback has no such attribute. Did you "
                 f"mean {meant}? If it is an attribute of your own, call it _{name}."
             )
 
@@ -128,8 +128,8 @@ def check_assignable(cls: Any) -> None:
         member = inspect.getattr_static(cls, name, None)
         if isinstance(member, property) and member.fset is None:
             raise TypeError(
-                f"{cls.__name__}.state names {name!r}, a property without a setter, so it could be saved but "
-                f"not loaded: add @{name}.setter, or name the attributes that it is computed from."
+                f"{cls.__name__}.state lists {name!r}, a property without a setter, so it could be saved "
+                f"but not loaded. Add @{name}.setter, or list the attributes that it is computed from."
             )
 
 
@@ -166,14 +166,14 @@ def check_hook(hook: Any, name: str, *, owner: str) -> None:
     line = f"def {name}(learn)" if owner == "on" else f"def {name}(self, learn)"
     if not callable(hook) or isinstance(hook, type):
         raise TypeError(
-            f"{owner}.{name} is {hook!r}, but {name} is a moment of the loop: write {line}, or give the "
-            "attribute another name."
+            f"{owner}.{name} is {hook!r}, but the loop calls {name} as a method: write {line}, or rename "
+            "the attribute."
         )
     tests = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
     if any(test(part) for test in tests for part in (hook, type(hook).__call__)):
         raise TypeError(
-            f"{owner}.{name} is async or has a yield in it, so its body would never run. "
-            f"Write it as a plain {line}."
+            f"{owner}.{name} is async or contains a yield, so its body would never run. Write it as a "
+            f"plain {line}."
         )
     function = getattr(hook, "__func__", hook)  # of a method as it was written, with `self`
     try:
@@ -185,8 +185,8 @@ def check_hook(hook: Any, name: str, *, owner: str) -> None:
     except TypeError as error:
         own = "" if owner == "on" else f" If it is a helper of your own, call it _{name}."
         raise TypeError(
-            f"{owner}.{name}{signature} cannot be called with the learner and nothing else ({error}): "
-            f"write {line}. The learner has everything else: learn.batch, learn.loss, learn.epoch.{own}"
+            f"{owner}.{name}{signature} cannot be called with only the learner ({error}): write {line}. "
+            f"Everything else is on the learner: learn.batch, learn.loss, learn.epoch.{own}"
         ) from None
 
 

@@ -154,7 +154,8 @@ class OwnDraws:
     def __init__(self, owner: str, seed: int | None):
         if seed is not None and (type(seed) is not int or seed < 0):
             raise ValueError(
-                f"{owner}(seed={seed!r}): write a whole number of at least 0, or leave it out to draw one."
+                f"{owner}(seed={seed!r}): seed must be a whole number of at least 0. Omit it to draw a "
+                "random seed."
             )
         self.seed = seed
         self._source: random.Random | None = None

@@ -79,11 +79,10 @@ CALLBACK_WORDS = by_word(
         "learn.history.plot()": "ShowGraphCallback",
         "SWA": "StochasticWeightAveraging",
         "TensorBoard": "TensorBoardLogger",
-        "StopOnNaN, which is there by default": "TerminateOnNaN TerminateOnNaNCallback NaNMonitor "
-        "TerminateOnNan",
+        "StopOnNaN, a default callback": "TerminateOnNaN TerminateOnNaNCallback NaNMonitor TerminateOnNan",
         "Throughput": "ThroughputMonitor SpeedMonitor",
         "Best": "TrackerCallback",
-        "nothing: it is built in": "TrainEvalCallback",
+        "built into the loop": "TrainEvalCallback",
         "EMA or SWA": "WeightAveraging",
         "accuracy, or a function: 1 - accuracy(preds, targets)": "error_rate",
         "TopKAccuracy(k)": "top_k_accuracy",
@@ -120,7 +119,7 @@ PACKAGE_WORDS = by_word(
         "from learner.recipes.recipe import load_recipe": "Recipe load_recipe",
         "Learner": "Trainer",
         "from learner.datasets import article": "article",
-        "nothing: transforms of torchvision, in the data set": "aug_transforms",
+        "transforms of torchvision, in the data set": "aug_transforms",
         "from learner.groups import body_and_head": "body_and_head",
         "from learner.groups import by_children": "by_children",
         "from learner.datasets import diabetes": "diabetes",
@@ -128,7 +127,7 @@ PACKAGE_WORDS = by_word(
         "from learner.recipes.writer import learner_to_recipe": "learner_to_recipe",
         "learn.load(path) into a new learner": "load_learner",
         "seed_everything": "set_seed",
-        "nothing: load the data with torchvision": "untar_data",
+        "torchvision, to load the data": "untar_data",
         "Learner, with a model of torchvision": "vision_learner",
     }
 )

@@ -71,7 +71,7 @@ def missing(module: str, name: str, meant: str | None, asking: FrameType) -> Imp
     """
     if meant is None:
         return AttributeError(f"module {module!r} has no attribute {name!r}")
-    message = f"there is no {module}.{name}. Here it is: {meant}."
+    message = f"there is no {module}.{name}. Its equivalent here: {meant}."
     if dis.opname[asking.f_code.co_code[asking.f_lasti]] == "IMPORT_FROM":
         return ImportError(message, name=module)
     return AttributeError(message, name=name)
@@ -88,7 +88,7 @@ def unknown_argument(title: str, name: str, own: Sequence[str], hint: str = "") 
     """
     meant = meant_argument(name, own)
     hint = hint or (f"Did you mean {meant}?" if meant else "")
-    known = f"There are: {', '.join(own)}." if own else "It takes none."
+    known = f"Available: {', '.join(own)}." if own else "It takes no arguments."
     sentences = (f"{title}() has no argument {name!r}.", hint, known)
     return TypeError(" ".join(filter(None, sentences)))
 

@@ -75,6 +75,6 @@ class Output:
 def warn_of_failure(owner: str, error: BaseException) -> None:
     """Warn that an output has failed."""
     warn(
-        f"{owner}: the output failed ({type(error).__name__}: {error}). Training continues without it. Free "
-        "disk space, or send the output elsewhere."
+        f"{owner}: writing the output failed ({type(error).__name__}: {error}). Training continues "
+        "without it. Free disk space, or send the output elsewhere."
     )

@@ -19,8 +19,8 @@ Hook = MethodType  # a bound method, whose `__self__` is the callback
 T = TypeVar("T")
 
 REMEDIES = {
-    "zero_grad": "no callback zeroes the gradients, so they would add up from step to step. "
-    "Add the one that does: Learner(..., callbacks=[ZeroGrad()]).",
+    "zero_grad": "no callback zeroes the gradients, so they would add up from step to step. Add "
+    "ZeroGrad: Learner(..., callbacks=[ZeroGrad()]).",
 }
 
 HINT = " Add callbacks with learn.add_callbacks(...), and remove them with learn.remove_callbacks(...)."
@@ -84,7 +84,7 @@ class Callbacks:
             close = get_close_matches(name, self._by_name, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise KeyError(
-                f"no callback is called {name!r}.{hint} There are: {', '.join(self._by_name) or 'none'}."
+                f"no callback is called {name!r}.{hint} Available: {', '.join(self._by_name) or 'none'}."
             )
         return self._by_name[name]
 
@@ -123,15 +123,15 @@ class Callbacks:
         if not isinstance(key, type):
             name = key if isinstance(key, str) else "early_stopping"
             raise TypeError(
-                f"learn.callbacks[{key!r}]: pass a class, as in learn.callbacks[EarlyStopping]; by name it "
-                f"is learn.callbacks.{name}."
+                f"learn.callbacks[{key!r}]: pass a class, as in learn.callbacks[EarlyStopping]. To use a "
+                f"name, write learn.callbacks.{name}."
             )
         found = [meant for each in self._callbacks if (meant := of_class(each, key))]
         if len(found) == 1:
             return found[0]  # type: ignore[return-value]
         names = ", ".join(each.name for each in found or self._callbacks) or "none"
         problem = f"{len(found)} callbacks are" if found else "no callback is"
-        hint = "Use the name of one" if found else "There are"
+        hint = "Use the name of one" if found else "Available"
         raise KeyError(f"{problem} of the class {key.__name__}. {hint}: {names}.")
 
     def __contains__(self, key: object) -> bool:
@@ -208,8 +208,8 @@ def overrides_of(callbacks: Sequence[Callback]) -> dict[str, Callback]:
         able = [each for each in able if operation not in each.yields] or able
         if len(able) > 1:
             raise ValueError(
-                f"two callbacks implement {operation!r}: {describe(able[0])} and {describe(able[1])}. Only "
-                "one may: leave one of them out."
+                f"two callbacks implement {operation!r}: {describe(able[0])} and {describe(able[1])}. "
+                "Only one may: remove the other."
             )
         if able:
             found[operation] = able[0]
@@ -231,7 +231,9 @@ def check_distinct(callbacks: list[Callback]) -> None:
     for callback in callbacks:
         name, other = callback.name, seen.get(callback.name)
         if other is callback:
-            raise ValueError(f"the same {describe(callback)} was passed twice: pass it once, or make two.")
+            raise ValueError(
+                f"the same {describe(callback)} was passed twice: pass it once, or create two instances."
+            )
         if other is not None:
             raise ValueError(
                 f"two callbacks are called {name!r}: {other!r} and {callback!r}. Leave one out, or give one "
@@ -239,7 +241,7 @@ def check_distinct(callbacks: list[Callback]) -> None:
             )
         if name in TAKEN or not name.isidentifier() or iskeyword(name):
             warn(
-                f"a callback called {name!r} cannot be reached as learn.callbacks.{name}: give it another "
+                f"a callback called {name!r} cannot be accessed as learn.callbacks.{name}: give it another "
                 "name, as in name='my_callback'."
             )
         seen[name] = callback

@@ -258,7 +258,10 @@ def check_callback(given: Any) -> Callback:
         )
     if found.saves_checkpoints:
         title = describe(found)
-        raise ValueError(f"When({title}): a run is saved from start to end. Pass {title}(every=...).")
+        raise ValueError(
+            f"When({title}): saving cannot be limited to a window. To save less often, use "
+            f"{title}(every=...)."
+        )
     return found
 
 
@@ -270,8 +273,8 @@ def parsed(argument: str, interval: str) -> tuple[int, str]:
         number, unit = 0.0, ""
     if not unit or unit in SECONDS:
         raise ValueError(
-            f"When({argument}={interval!r}): write a whole number of steps, samples or epochs, such as "
-            "'100 steps'."
+            f"When({argument}={interval!r}): {argument} must be a whole number of steps, samples or "
+            "epochs, such as '100 steps'."
         )
     return int(number), unit
 
@@ -280,8 +283,8 @@ def check_window(when: When) -> None:
     """Raise an error for a window that is always open, or never."""
     if not when.window:
         raise ValueError(
-            f"When({describe(when.callback)}) without every, start and until changes nothing: add the "
-            "callback without When, or say when to call it, as in start='2 epochs'."
+            f"When({describe(when.callback)}) without every, start or until has no effect: add the "
+            "callback without When, or set its window, as in start='2 epochs'."
         )
     start, until = when.points["start"], when.points["until"]
     if start is not None and until is not None and start[1] == until[1] and start[0] >= until[0]:

@@ -23,13 +23,16 @@ def check_kind(kind: Any, sharding: dict[str, Any], in_order: bool | None) -> No
     check_choice("Distributed", "kind", kind, ("ddp", "fsdp"))
     given = [name for name, value in sharding.items() if value]
     if kind == "ddp" and given:
-        raise ValueError(f"Distributed({given[0]}=...) is for Distributed('fsdp', {given[0]}=...).")
+        raise ValueError(f"Distributed({given[0]}=...) needs FSDP: pass Distributed('fsdp', {given[0]}=...).")
     if kind == "fsdp" and in_order:
-        raise ValueError("Distributed('fsdp', in_order=True): torch adds these gradients. Leave it out.")
+        raise ValueError(
+            "Distributed('fsdp', in_order=True): torch adds sharded gradients in its own "
+            "order. Omit in_order."
+        )
     precision = sharding["precision"]
     if isinstance(precision, str) and precision not in DTYPES:
         raise ValueError(
-            f"Distributed(precision={precision!r}): write {' or '.join(map(repr, DTYPES))}, or pass a "
+            f"Distributed(precision={precision!r}): pass {' or '.join(map(repr, DTYPES))}, or pass a "
             "torch.distributed.fsdp.MixedPrecisionPolicy."
         )
 
@@ -52,10 +55,10 @@ def check_settings(kind: str, settings: dict[str, Any]) -> None:
             continue
         other = next((each for each, theirs in of_kind.items() if name in theirs - OWN), None)
         if other is not None:
-            raise TypeError(f"Distributed({kind!r}, {name}=...): {name} is for {other!r}. Leave it out.")
+            raise TypeError(f"Distributed({kind!r}, {name}=...): {name} is for {other!r}. Omit it.")
         known = ["kind", "batch", "sharded", "weight", "in_order", "mesh", "precision", "offload", "layers"]
         close = get_close_matches(name, [*known, "backend", "timeout", *names - OWN], n=1)
-        hint = f" Did you mean {close[0]}?" if close else f" There are: {', '.join(sorted(names - OWN))}."
+        hint = f" Did you mean {close[0]}?" if close else f" Available: {', '.join(sorted(names - OWN))}."
         raise TypeError(f"Distributed({kind!r}) has no argument {name!r}.{hint}")
 
 
@@ -66,10 +69,11 @@ def check_others(batch: Any, flags: dict[str, Any], backend: Any, timeout: Any) 
     known = dist.Backend.backend_list
     if backend is not None and (not isinstance(backend, str) or not set(parts_of(backend)) <= {*known}):
         raise ValueError(
-            f"Distributed(backend={backend!r}): write one of torch's, such as 'gloo' or 'nccl', or omit it."
+            f"Distributed(backend={backend!r}): pass a backend of torch, such as 'gloo' or 'nccl', or "
+            "omit it."
         )
     if timeout is not None and (not is_number(timeout) or timeout <= 0):
-        raise ValueError(f"Distributed(timeout={timeout!r}): write a number of seconds above 0.")
+        raise ValueError(f"Distributed(timeout={timeout!r}): timeout must be a number of seconds above 0.")
 
 
 def parts_of(backend: str) -> list[str]:

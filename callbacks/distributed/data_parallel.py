@@ -257,7 +257,7 @@ def error_of(unused: list[str]) -> RuntimeError:
     """The error of parameters without a gradient."""
     names = ", ".join(each.removeprefix("model.") for each in unused)
     return RuntimeError(
-        f"Distributed: the loss of the last batch does not depend on {names}, so the processes "
-        "wait for these gradients. Use these parameters in the loss, freeze them with requires_grad_(False), "
+        f"Distributed: the loss of the last batch does not depend on {names}, so the processes would wait "
+        "for their gradients. Use these parameters in the loss, freeze them with requires_grad_(False), "
         "or pass Distributed(find_unused_parameters=True)."
     )

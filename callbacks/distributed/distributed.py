@@ -260,8 +260,8 @@ def warn_of_restart(learn: LearnerProtocol) -> None:
     n_restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if n_restarts != "0" and not learn.resumed:
         warn(
-            f"torchrun has started the processes again (restart {n_restarts}), and this fit does not resume: "
-            "it trains from the beginning. Add a Checkpoint, and call fit(..., resume='auto')."
+            f"torchrun has restarted the processes (restart {n_restarts}), but this fit does not resume, "
+            "so it trains from the beginning. Add a Checkpoint, and call fit(..., resume='auto')."
         )
 
 

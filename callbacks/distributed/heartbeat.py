@@ -118,8 +118,8 @@ class Heartbeat:
         if self.is_ending():  # a launcher has noticed that a process ended, and restarts all of them
             places = "\n  ".join(f"rank {number} {each[1]}" for number, each in enumerate(before))
             return OtherRankError(
-                f"rank {self.rank} was interrupted while it waited for the other ranks: {message_of(error)}. "
-                f"The ranks were last:\n  {places}"
+                f"rank {self.rank} was interrupted while it waited for the other ranks: "
+                f"{message_of(error)}. The last positions of the ranks:\n  {places}"
             )
         report = self._report_of_all(error, before)
         # the report of the first rank is kept, as it saw most of the others alive
@@ -139,7 +139,7 @@ class Heartbeat:
         """Where every rank was."""
         lines = [line_of(*each) for each in zip(range(self.size), before, self._places(), strict=False)]
         own = ", ".join(getattr(error, "__notes__", ()))
-        lines[self.rank : self.rank + 1] = [f"rank {self.rank}, which asks: {own}"]
+        lines[self.rank : self.rank + 1] = [f"rank {self.rank}, which waited: {own}"]
         return "The ranks:\n  " + "\n  ".join(lines)
 
     def _places(self) -> list[list[Any]]:
@@ -152,8 +152,8 @@ def line_of(rank: int, before: list[Any], now: list[Any]) -> str:
     """The last known place of another process."""
     _, place, seconds = now
     if before[0] == now[0]:
-        return f"rank {rank} does not answer: it was killed, or its machine is lost. Last {place}"
-    return f"rank {rank} is alive, for {seconds} s {place}"
+        return f"rank {rank} does not answer: it was killed, or its machine is lost. It was last seen {place}"
+    return f"rank {rank} is alive; for {seconds} s it has been {place}"
 
 
 def explained(error: BaseException) -> BaseException:

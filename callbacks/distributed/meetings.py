@@ -94,7 +94,7 @@ def warn_of_parts(learn: LearnerProtocol, every: list[dict[str, Any]]) -> None:
         if len(set(map(repr, values))) > 1:  # compared as text, because NaN does not equal itself
             warn(
                 f"learn.results[{name!r}] differs between the processes ({', '.join(map(str, values))}), "
-                "because each has seen only its part of the items. The results have the value of the "
-                "first process. Combine them: "
-                f"learn.results[{name!r}] = sum(learn.ranks.gather(value)), or max(...)."
+                "because each has seen only its part of the items. The value of the first process is "
+                f"used. To combine the values, write learn.results[{name!r}] = "
+                "sum(learn.ranks.gather(value)), or max(...)."
             )

@@ -92,9 +92,9 @@ def environment() -> tuple[int, int, str, int]:
         return int(numbers[0]), int(numbers[1]), found["MASTER_ADDR"], int(numbers[2])
     shown = ", ".join(f"{name}={value}" if value else f"{name} is missing" for name, value in found.items())
     raise RuntimeError(
-        f"Distributed: the processes cannot meet: {shown}. torchrun sets all four. With another launcher "
-        "set MASTER_ADDR to the host of rank 0, and MASTER_PORT to a free port there. If this is the only "
-        "process, unset RANK and WORLD_SIZE."
+        f"Distributed: the processes cannot find each other: {shown}. torchrun sets all four variables. "
+        "With another launcher, set MASTER_ADDR to the host of rank 0, and MASTER_PORT to a free port "
+        "there. If this is the only process, unset RANK and WORLD_SIZE."
     )
 
 

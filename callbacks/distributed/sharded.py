@@ -18,15 +18,15 @@ from callbacks.model.named import find_layers
 from callbacks.optim.optimizers import members_of
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-WHOLE = "it needs whole matrices or vectors, and each process has a part"
+WHOLE = "it needs whole matrices or vectors, but each process has only a part"
 NO_OPTIMIZERS = {"LBFGS": WHOLE, "Adafactor": WHOLE, "Muon": WHOLE}
 NO_CALLBACKS = {
     "WholeStep": "it compiles a step of plain tensors",
     "LeanStep": "it updates plain tensors",
-    "Compile": "it was not tried on sharded layers",
-    "GradientFlow": "torch cannot take the largest of norms of parts",
-    "WeightNoise": "each process would draw other noise for its part",
-    "PlotSnapshots": "the first process alone would predict, and needs the weights of the others",
+    "Compile": "it has not been tested with sharded layers",
+    "GradientFlow": "torch cannot compute the maximum norm of sharded gradients",
+    "WeightNoise": "each process would draw different noise",
+    "PlotSnapshots": "only the first process would predict, but it needs the weights of the others",
 }
 
 
@@ -134,7 +134,7 @@ def check(learn: LearnerProtocol) -> None:
             raise ValueError(f"{start} {describe(callback)}: {reasons[0]}. Leave it out, or use 'ddp'.")
     for place, module in modules_beside(learn).items():
         if is_trained(module):
-            raise ValueError(f"{start} a trained module beside the model ({place}): use Distributed('ddp').")
+            raise ValueError(f"{start} a trained module outside the model ({place}): use Distributed('ddp').")
 
 
 def check_sharded(model: nn.Module) -> None:

@@ -16,25 +16,26 @@ class UnfitNow(Unfit):
 
 
 BRANCHES = (
-    "the value of a tensor decides what is computed, or how large something is, and a program has no "
-    "branches: use torch.where, which computes both, and validate_args=False for torch.distributions"
+    "what is computed, or a size, depends on the value of a tensor, but a program has no branches: use "
+    "torch.where, which computes both sides, and validate_args=False for torch.distributions"
 )
-FOLDER = "the compiler cannot write its files: set TORCHINDUCTOR_CACHE_DIR to a folder where it can"
+FOLDER = "the compiler cannot write its files: set TORCHINDUCTOR_CACHE_DIR to a writable folder"
 OPAQUE = (
-    "the model returns or keeps an object with tensors that torch cannot take apart: return tensors, tuples, "
-    "dicts or named tuples; for a dataclass call torch.export.register_dataclass(...) once"
+    "the model returns or keeps an object whose tensors torch cannot find: return tensors, tuples, dicts "
+    "or named tuples; for a dataclass call torch.export.register_dataclass(...) once"
 )
 #: What errors of torch's compiler contain, and what that means for the author of the model.
 MEANINGS = {
     "Data-dependent": BRANCHES,
     "data-dependent": BRANCHES,
     "consumed returned tensor's grad_fn": OPAQUE,
-    "context_fn": "ActivationCheckpointing computes layers again, and a program cannot: leave one out",
+    "context_fn": "ActivationCheckpointing recomputes layers, which a program cannot do: leave one of "
+    "them out",
     "Random.random": "it draws random numbers with Python's random module: draw them with torch",
-    "lru_cache": "it calls a function with a cache, and a program ignores the cache",
+    "lru_cache": "it calls a function with a cache, which a program ignores",
     "sparse Tensor": "a gradient or another tensor is sparse",
     "mkldnn_rnn": "torch cannot compile its LSTM here: set torch.backends.mkldnn.enabled = False",
-    "InvalidCxxCompiler": "install a C++ compiler, as g++ or clang, or name it in the variable CXX",
+    "InvalidCxxCompiler": "install a C++ compiler, such as g++ or clang, or set the variable CXX to its path",
     **dict.fromkeys(("PermissionError", "Read-only file system", "No space left"), FOLDER),
 }
 PLACE = re.compile(r'File "([^"]+)", line (\d+), in \S+\n\s*(.+)')
@@ -77,9 +78,9 @@ def place_in(text: str) -> str:
 def unknown(leaf: object) -> str:
     """The reason why an output cannot be split into tensors, and the fix."""
     kind = type(leaf)
-    text = f"the model's output holds an object of {kind.__name__}, which may hold tensors"
+    text = f"the model's output contains an object of the class {kind.__name__}, which may contain tensors"
     if kind.__name__.endswith("Cache"):
-        return f"{text}: models of Hugging Face leave it out with model.config.use_cache = False"
+        return f"{text}: with a Hugging Face model, set model.config.use_cache = False"
     if is_dataclass(kind):
         return f"{text}: call torch.export.register_dataclass({kind.__name__}) once"
     return f"{text}: return a tensor, a tuple, a dict, a named tuple or a dataclass"

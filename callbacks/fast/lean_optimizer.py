@@ -99,7 +99,8 @@ class LeanOptimizer:
             self._hooks, self._kernel = hooks_of(optimizer), examine(optimizer)
         except MISSING as error:
             raise Unfit(
-                f"its calls are missing or take other arguments in torch {torch.__version__} ({error})"
+                "the functions that it calls are missing or take other arguments in torch "
+                f"{torch.__version__} ({error})"
             ) from error
         self._examined = looks(optimizer)
 
@@ -156,7 +157,9 @@ def examine(optimizer: Any) -> Kernel | None:
     if reason := own_step(optimizer):
         raise Unfit(reason)
     if kernel is None:
-        raise Unfit(f"the optimizer is {title}, and LeanStep knows SGD, Adam and AdamW of torch.optim")
+        raise Unfit(
+            f"the optimizer is {title}, but LeanStep supports only SGD, Adam and AdamW of torch.optim"
+        )
     if not inspect.unwrap(type(optimizer).step).__module__.startswith("torch.optim."):
         raise Unfit(f"{title}.step is not torch's")
     if "zero_grad" in vars(optimizer):

@@ -141,7 +141,7 @@ class Programs:
             return None
         if self._n_made[kind] >= N_SETTINGS:
             what = f"`{self._all[-1].failed_guard(self.here)}`" if self._all else "a method of a class"
-            raise Unfit(f"{what} has changed {N_SETTINGS} times, and each value needs a program of its own")
+            raise Unfit(f"{what} has changed {N_SETTINGS} times, and each value needs its own program")
         report_compiling(learn, self.backend, kind)
         program = Program(self.backend, graphs=self.graphs)
         try:
@@ -182,9 +182,9 @@ class Programs:
             self._was_reported = True
             warn(
                 f"WholeStep: batch {learn.batch_idx} of epoch {learn.epoch} is {kind}, and {self.n_kinds} "
-                f"other kinds already have a program ({'; '.join(kinds)}): it takes the ordinary step, and "
-                "so will further new kinds. Pad batches to a few lengths, drop the last one, or allow more "
-                "kinds with WholeStep(n_programs=...)."
+                f"other kinds already have a program ({'; '.join(kinds)}). It uses the ordinary step, and "
+                "so will further new kinds. Pad batches to a few lengths, drop the last batch, or allow "
+                "more kinds with WholeStep(n_programs=...)."
             )
         return kind in kinds
 
@@ -212,4 +212,4 @@ def report_compiling(learn: LearnerProtocol, backend: Backend, kind: str) -> Non
     """Print a line before the compiler starts, where `Progress` is shown."""
     is_slow = isinstance(backend, str) and backend != "eager"
     if is_slow and any(each.shows_progress for each in learn.callbacks):
-        print_line(f"WholeStep compiles for {kind}: seconds to minutes", flush=True)
+        print_line(f"WholeStep is compiling for {kind}; this takes seconds to minutes", flush=True)

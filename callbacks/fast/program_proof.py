@@ -31,8 +31,9 @@ ROUNDINGS, N_MOVED, TIMES = 8, 4, 10
 N_TIMED, SLOWER = 15, 1.1
 #: Why nothing can be compared with a step.
 UNLIKE = (
-    "the ordinary step itself computes other numbers each time it is run with the same weights and random "
-    "state: the forward pass or the loss draws from its own generator, reads a clock, or counts its calls"
+    "the ordinary step itself computes different numbers each time it runs with the same weights and "
+    "random state: the forward pass or the loss draws from its own generator, reads a clock, or counts "
+    "its calls"
 )
 
 Found = dict[str, Tensor]  #: what a step computes, by the names that messages use
@@ -133,10 +134,10 @@ class Proof:
         if problem:
             raise RuntimeError(
                 f"WholeStep: in batch {learn.batch_idx} of epoch {learn.epoch} {problem}. The program and "
-                "the ordinary step compute different things. The results were discarded. "
-                "Either the step reads something that WholeStep cannot see, "
-                "such as a file: make that a buffer or an attribute of the model. Or the compiler is wrong: "
-                "use WholeStep('aot_eager'), which generates no code, or leave WholeStep out."
+                "the ordinary step compute different results, which were discarded. Either the step "
+                "reads something that WholeStep cannot see, such as a file: make it a buffer or an "
+                "attribute of the model. Or the compiler has a bug: use WholeStep('aot_eager'), which "
+                "generates no code, or leave WholeStep out."
             )
 
     def _slacks(self, wanted: Found) -> dict[str, float]:
@@ -226,7 +227,7 @@ def compare(found: Tensor, wanted: Tensor, share: float, slack: float) -> str:
     if not bad.any():  # waits for the device, in the first steps of a program
         return ""
     one, other = found[bad][0].item(), wanted[bad][0].item()
-    return f"wrong in {int(bad.sum())} of {bad.numel()} numbers, as {one:.6g} instead of {other:.6g}"
+    return f"wrong in {int(bad.sum())} of {bad.numel()} numbers, such as {one:.6g} instead of {other:.6g}"
 
 
 def largest(tensor: Tensor) -> float:

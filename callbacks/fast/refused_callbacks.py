@@ -80,7 +80,9 @@ def meddlers(learn: LearnerProtocol, events: tuple[str, ...]) -> list[Callback]:
 def check_overridden(owner: Callback, learn: LearnerProtocol) -> None:
     """Refuse a step if another callback, or a subclass of the learner, overrides a part of it."""
     if any(each.distributed for each in learn.callbacks):
-        raise Unfit("several processes train together, and a program does not wait for the other gradients")
+        raise Unfit(
+            "several processes train together, and a program does not wait for the gradients of the others"
+        )
     for name in INNER:
         other = learn.callbacks.overrides.get(name)
         if other is not owner and other is not None:

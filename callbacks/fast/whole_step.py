@@ -188,7 +188,7 @@ class WholeStep(Callback):
         if self._reason is None:
             self._reason, self.kinds = str(reason), []
             self._programs.clear()
-            warn(f"WholeStep: the ordinary step is taken, because {reason}.")
+            warn(f"WholeStep uses the ordinary step, because {reason}.")
 
     def compute_loss(self, learn: LearnerProtocol) -> None:
         pending = self._pending

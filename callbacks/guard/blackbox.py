@@ -95,5 +95,5 @@ def keep_step(learn: LearnerProtocol, path: Path, start: dict[str, Any]) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         learn.save_step(path, start)
     except Exception as error:  # noqa: BLE001 - reported in the note
-        return f"the step could not be kept in {path}: {type(error).__name__}: {error}"
-    return f"the step is kept in {path}: `learner replay` runs it again"
+        return f"the step could not be saved in {path}: {type(error).__name__}: {error}"
+    return f"the step is saved in {path}: `learner replay` runs it again"

@@ -28,7 +28,7 @@ def cause_of(learn: LearnerProtocol, buffers: dict[str, Tensor] | None = None) -
     try:
         return in_words(learn, buffers)
     except Exception as error:  # noqa: BLE001 - must not hide the original error
-        return f"what went bad first could not be determined ({type(error).__name__}: {error})"
+        return f"the cause could not be determined ({type(error).__name__}: {error})"
 
 
 def in_words(learn: LearnerProtocol, buffers: dict[str, Tensor] | None) -> str:
@@ -38,13 +38,16 @@ def in_words(learn: LearnerProtocol, buffers: dict[str, Tensor] | None) -> str:
     for name, part in (("inputs", learn.inputs), ("targets", learn.targets)):
         for tensor in tensors_in(part):
             if not is_finite(tensor):
-                return f"the {name} hold NaN or infinity{rows_of(tensor, learn.n_items)}"
+                return f"the {name} contain NaN or infinity{rows_of(tensor, learn.n_items)}"
     if are_in(learn.model):  # the other processes would have to do the same
-        return "its inputs and targets are finite, and each process has a part of the weights only"
+        return (
+            "inputs and targets are finite; the weights are not searched, because each process has "
+            "only a part of them"
+        )
     found = tensors_of(learn)
     first = first_bad(found, {**found, **(buffers or {})})
     if first is not None:
-        return f"the weights hold NaN or infinity, first in {first!r}"
+        return f"the weights contain NaN or infinity, first in {first!r}"
     if all(map(is_finite, tensors_in(learn.preds))):
         return after_the_model(learn)
     return first_bad_layer(learn)
@@ -72,7 +75,9 @@ def after_the_model(learn: LearnerProtocol) -> str:
         return "no target of the batch counts for the loss (all are ignored), and the mean of nothing is NaN"
     cause = "inputs, targets, weights and predictions are finite, so the loss function overflows"
     if isinstance(learn.loss, Tensor) and learn.loss.isnan().any():
-        cause += ", or it is a mean of nothing, as where all targets are ignored or all weights are 0"
+        cause += (
+            ", or it is a mean of nothing, for example because all targets are ignored or all weights are 0"
+        )
     return cause
 
 
@@ -93,8 +98,8 @@ def first_bad_layer(learn: LearnerProtocol) -> str:
         learn.preds = preds
     if not found:
         return (
-            "inputs, targets and weights are finite, and the model's output was not. In a second pass it "
-            "is finite, so it depends on random numbers, as those of dropout"
+            "inputs, targets and weights are finite, but the model's output was not. In a second pass, "
+            "the output is finite, so it depends on random numbers, such as those of dropout"
         )
     return f"inputs, targets and weights are finite; the first output that is not comes from {found[0]}"
 

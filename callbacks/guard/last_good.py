@@ -75,14 +75,17 @@ class LastGood:
         found = self.now(learn)
         first = first_bad(found, self._copies)
         if first is not None:
-            return f"{first!r} was bad {self._where} already, so there are no good weights to restore"
+            return (
+                f"{first!r} was NaN or infinite {self._where} already, so there are no good weights to "
+                "restore"
+            )
         for name, tensor in found.items():
             if name in self._copies and self._copies[name].shape == tensor.shape:
                 tensor.copy_(self._copies[name])
         kept = [type(each).__name__ for each in members_of(learn.optimizer) if not empty(each)]
         for parameter in trained_parameters(learn):
             parameter.grad = None
-        state = f"but {' and '.join(kept)} cannot be emptied, as it has no `state`" if kept else EMPTIED
+        state = f"but {' and '.join(kept)} cannot be emptied, because it has no `state`" if kept else EMPTIED
         return f"the weights are restored as they were {self._where}, {state}"
 
 

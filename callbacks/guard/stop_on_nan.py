@@ -141,8 +141,8 @@ class StopOnNaN(Callback):
             first = first_bad(weights, weights)
             self._end(
                 learn,
-                f"the weights hold NaN or infinity, first in {first!r}, after batch {pending[-1][1]} of "
-                f"epoch {learn.epoch}, though the losses of the last {len(pending)} are finite (last "
+                f"the weights contain NaN or infinity, first in {first!r}, after batch {pending[-1][1]} "
+                f"of epoch {learn.epoch}, though the losses of the last {len(pending)} are finite (last "
                 f"good loss {self._last_good:.6g}), so a gradient was not",
             )
 
@@ -156,7 +156,7 @@ class StopOnNaN(Callback):
     def _end(self, learn: LearnerProtocol, what: str) -> NoReturn:
         """Restore the weights, and end the fit with an error."""
         done = self._good.restore(learn)
-        raise FloatingPointError(f"{what}. On a device this is found later: {done}. {FIX} {CHECK_EACH}")
+        raise FloatingPointError(f"{what}. On a device, this is detected later: {done}. {FIX} {CHECK_EACH}")
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self._begin()
@@ -212,8 +212,8 @@ class StopOnNaNGradient(Callback):
             if not math.isfinite(norm):
                 done = self._good.restore(learn)
                 raise FloatingPointError(
-                    f"{gradients_in_words(learn, batch_idx)}. On a device this is found later: {done}. "
-                    f"{GRADIENT_FIX}"
+                    f"{gradients_in_words(learn, batch_idx)}. On a device, this is detected later: "
+                    f"{done}. {GRADIENT_FIX}"
                 )
 
     after_train = after_epoch = after_fit = _check_pending
@@ -226,9 +226,9 @@ class StopOnNaNGradient(Callback):
 
 FIX = (
     "Clean the data, lower the learning rate, or clip the gradients. To skip a few such batches, pass "
-    "StopOnNaN(skip=3). To train anyway, pass the learner defaults=(...) without StopOnNaN."
+    "StopOnNaN(skip=3). To train anyway, use Learner(..., defaults=(...)) without StopOnNaN."
 )
-CHECK_EACH = "To see what goes bad first, run it again with StopOnNaN(wait_every=1)."
+CHECK_EACH = "To find the cause, run the fit again with StopOnNaN(wait_every=1)."
 GRADIENT_FIX = (
     "Look for a square root, logarithm or division at 0 in the model or the loss, and add a small number."
 )

@@ -69,8 +69,8 @@ class EarlyStopping(Callback):
         super().__init__(name=name)
         if type(patience) is not int or patience < 1:
             raise ValueError(
-                f"EarlyStopping(patience={patience!r}): write a whole number of epochs; 1 stops at the first "
-                "one that is not better."
+                f"EarlyStopping(patience={patience!r}): patience must be a whole number of epochs; 1 "
+                "stops at the first epoch that is not better."
             )
         self._best = Best(monitor, owner="EarlyStopping", mode=mode, min_delta=min_delta)
         self.monitor, self.patience, self.restore_best = monitor, patience, restore_best

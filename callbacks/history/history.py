@@ -107,7 +107,7 @@ class History:
             return self.rows[key]
         if key not in self.names:
             raise KeyError(
-                f"the history has no column {key!r}. There are: {', '.join(self.names) or 'none yet'}."
+                f"the history has no column {key!r}. Available: {', '.join(self.names) or 'none yet'}."
             )
         return L(row.get(key) for row in self.rows)
 
@@ -132,7 +132,7 @@ class History:
             )
         rows = [row for row, value in zip(self.rows, values, strict=True) if is_comparable(value)]
         if not rows:
-            raise ValueError(f"best({name!r}): no epoch has a number there.")
+            raise ValueError(f"best({name!r}): no epoch has a value of it.")
         return (min if mode == "min" else max)(rows, key=lambda row: row[name])
 
     def to_csv(self, path: str | Path) -> Path:

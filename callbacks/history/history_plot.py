@@ -156,5 +156,5 @@ def as_point(name: str, value: Any) -> float:
     if value is None:
         return math.nan
     if not isinstance(value, (int, float)):
-        raise TypeError(f"plot({name!r}): it holds {value!r}, but only numbers can be drawn.")
+        raise TypeError(f"plot({name!r}): it contains {value!r}, but only numbers can be drawn.")
     return value

@@ -30,8 +30,8 @@ def as_path(owner: str, argument: str, path: Any, form: str) -> Path:
         raise TypeError(f"{owner}({argument}={path!r}): pass {form}.")
     if ADDRESS.match(str(path)):
         raise ValueError(
-            f"{owner}({argument}={str(path)!r}): this is an address, and files are read and written on this "
-            "machine only: pass the path of a local copy."
+            f"{owner}({argument}={str(path)!r}): this is a URL, but only local files can be read and "
+            "written. Pass the path of a local copy."
         )
     path = Path(path)
     return path.expanduser() if path.parts[:1] == ("~",) else path

@@ -228,9 +228,9 @@ def histogram(sizes: Tensor, n_bins: int, highest: float) -> Tensor:
 def warn_of_nothing(layers: list[str]) -> None:
     """Warn that a pass has recorded nothing, with the reason."""
     warn(
-        f"ActivationStats recorded nothing, because none of the layers {', '.join(layers[:5])} was "
-        "called as a module, layer(x). layer.forward(x), or code that only uses the weights, calls no hook: "
-        "pass layers that the model calls, with ActivationStats(layers=[...])."
+        f"ActivationStats recorded nothing, because none of the layers {', '.join(layers[:5])} was called "
+        "as a module, layer(x). layer.forward(x), or code that only uses the weights, calls no hooks. "
+        "Pass layers that the model calls, with ActivationStats(layers=[...])."
     )
 
 

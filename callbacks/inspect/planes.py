@@ -124,7 +124,9 @@ class Plane:
 def plane_of_items(path: Tensor, places: Sequence[int], labels: Sequence[str]) -> Plane:
     """The plane of two items; the coordinates are the items' own values."""
     if places[0] == places[1]:
-        raise ValueError(f"LossSurface(along={tuple(labels)!r}): these are the same: write two parameters.")
+        raise ValueError(
+            f"LossSurface(along={tuple(labels)!r}): these are the same. Pass two different parameters."
+        )
     directions = torch.zeros(2, path.shape[1], dtype=path.dtype)
     directions[0, places[0]] = directions[1, places[1]] = 1
     seen = path[:, list(places)]

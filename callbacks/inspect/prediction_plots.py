@@ -194,7 +194,7 @@ def check_path(path: Path) -> None:
     kinds = FigureCanvasBase.get_supported_filetypes()
     if path.is_dir() or path.suffix.removeprefix(".").lower() not in kinds:
         raise ValueError(
-            f"PlotSnapshots(path={str(path)!r}): write a file's name with one of these endings: "
+            f"PlotSnapshots(path={str(path)!r}): the file name must end in one of: "
             f"{', '.join(sorted(kinds))}."
         )
 

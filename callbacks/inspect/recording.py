@@ -176,7 +176,9 @@ def steps_in(owner: str, every: Any) -> int:
     except ValueError:
         number, unit = 0.0, ""
     if unit != "step":
-        raise ValueError(f"{owner}(every={every!r}): write a whole number of steps, such as '10 steps'.")
+        raise ValueError(
+            f"{owner}(every={every!r}): every must be a whole number of steps, such as '10 steps'."
+        )
     return int(number)
 
 

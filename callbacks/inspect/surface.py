@@ -134,7 +134,7 @@ class LossSurface(ParameterRecorder):
         if not path.isfinite().all():
             step = self.steps[int((~path.isfinite().all(1)).nonzero()[0])]
             raise ValueError(
-                f"LossSurface: at step {step} parameters are NaN or infinite, so there is no map."
+                f"LossSurface: at step {step} parameters are NaN or infinite, so no map can be drawn."
             )
         if along == "principal":
             return principal_plane(path)
@@ -142,7 +142,7 @@ class LossSurface(ParameterRecorder):
             return random_plane(path, [each.shape for each in self._parameters(learn)], seed)
         if not isinstance(along, (tuple, list)) or len(along) != 2:
             raise ValueError(
-                f"LossSurface(along={along!r}): write 'principal', 'random', or two parameters, such as "
+                f"LossSurface(along={along!r}): pass 'principal', 'random', or two parameters, such as "
                 f"('{self.parameter_names[0]}[0]', '{self.parameter_names[-1]}[0]')."
             )
         return plane_of_items(path, [self._place(learn, item) for item in along], list(along))
@@ -158,7 +158,7 @@ class LossSurface(ParameterRecorder):
                 return start + offset(item, parameter.shape, index)
             start += parameter.numel()
         names = ", ".join(self.parameter_names)
-        raise ValueError(f"LossSurface(along={item!r}): no such parameter was recorded. There are: {names}.")
+        raise ValueError(f"LossSurface(along={item!r}): no such parameter was recorded. Available: {names}.")
 
     def _parameters(self, learn: LearnerProtocol) -> list[nn.Parameter]:
         found = find_parameters(learn.model, None, "LossSurface")
@@ -182,7 +182,7 @@ def offset(item: str, shape: torch.Size, index: tuple[int, ...]) -> int:
         return int(np.ravel_multi_index(index, tuple(shape)))
     except ValueError:
         raise ValueError(
-            f"LossSurface(along={item!r}): that parameter has the shape {tuple(shape)}: write an index for "
+            f"LossSurface(along={item!r}): that parameter has the shape {tuple(shape)}. Add an index for "
             "each dimension, from 0, such as 'weight[2, 1]'."
         ) from None
 

@@ -72,7 +72,7 @@ def as_metric(metric: Any) -> Any:
     if callable(metric) and not isinstance(metric, type):
         check_order(metric)
         return spread(metric) if n_required(metric) > 2 else metric
-    hint = " Give metrics one by one, not in a list." if isinstance(metric, (list, tuple)) else ""
+    hint = " Pass metrics one by one, not in a list." if isinstance(metric, (list, tuple)) else ""
     if isinstance(metric, str):
         hint = f" Names are for recipes; here pass the object itself: from callbacks import {named(metric)}."
     elif isinstance(metric, type) and issubclass(metric, torch.nn.Module):
@@ -123,9 +123,10 @@ def check_order(function: Any) -> None:
     if names[:1] and names[0] in TARGETS_FIRST:
         title = getattr(function, "__name__", "metric")
         raise ValueError(
-            f"the metric {title} takes {names[0]!r} first, but is called with (preds, targets). To call it "
-            f"once on a whole pass, pass whole_pass({title}), with from callbacks import whole_pass; for the "
-            f"mean of its values for batches, def my_{title}(preds, targets): return {title}(targets, preds)."
+            f"the metric {title} takes {names[0]!r} first, but is called with (preds, targets). To call "
+            "it once on a whole pass, write from callbacks import whole_pass, and pass "
+            f"whole_pass({title}); for the mean of its values for batches, def my_{title}(preds, "
+            f"targets): return {title}(targets, preds)."
         )
 
 

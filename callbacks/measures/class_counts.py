@@ -71,19 +71,19 @@ class ClassCounts(AsTheLoss, OfClasses):
         title = type(self).__name__
         if self.n_classes and n_classes != self.n_classes:
             raise ValueError(
-                f"{title}: scores of {n_classes} classes after some of {self.n_classes}. Let all batches "
-                "of a pass have the same classes."
+                f"{title}: scores of {n_classes} classes after scores of {self.n_classes}. All batches of "
+                "a pass must have the same classes."
             )
         if self.average == "binary" and n_classes != 2:
             raise ValueError(
-                f"{title}(average='binary') is for two classes, but the scores are of {n_classes}. Choose "
-                f"{title}('macro'), {title}('micro') or {title}(None)."
+                f"{title}(average='binary') is for two classes, but there are scores of {n_classes}. "
+                f"Choose {title}('macro'), {title}('micro') or {title}(None)."
             )
         if self.average != "binary" and is_yes_or_no:
             raise ValueError(
-                f"{title}(average={self.average!r}): preds of the targets' own shape are yes or no. "
-                f"Write {title}('binary'), or give scores of shape (items, classes); for each label "
-                "by itself there is torchmetrics.classification."
+                f"{title}(average={self.average!r}): preds of the same shape as the targets are binary. "
+                f"Use {title}('binary'), or pass scores of shape (items, classes). For several labels per "
+                "item, use torchmetrics.classification."
             )
 
 

@@ -159,8 +159,8 @@ class TopKAccuracy(ClassMean):
         counted, targets = self.known(preds, targets)
         if self.k >= self.n_classes:
             raise ValueError(
-                f"TopKAccuracy(k={self.k}): with {self.n_classes} classes all answers would be right. "
-                f"Choose k from 1 to {self.n_classes - 1}."
+                f"TopKAccuracy(k={self.k}): with {self.n_classes} classes, all predictions would be "
+                f"correct. Choose k from 1 to {self.n_classes - 1}."
             )
         targets = targets.unsqueeze(1)
         own = preds.gather(1, targets)
@@ -187,9 +187,9 @@ def right_answers(preds: Tensor, targets: Tensor) -> Tensor:
     if preds.shape[:1] + preds.shape[2:] == targets.shape and preds.shape[1] > 1:
         return preds.argmax(1) == targets
     raise ValueError(
-        f"accuracy: preds of shape {tuple(preds.shape)} against targets of shape {tuple(targets.shape)}. "
-        "Pass scores of shape (items, classes) for class numbers of shape (items,), or logits of the "
-        "targets' own shape for yes or no, such as preds.squeeze(-1)."
+        f"accuracy: preds of shape {tuple(preds.shape)} do not match targets of shape "
+        f"{tuple(targets.shape)}. Pass scores of shape (items, classes) for class numbers of shape "
+        "(items,). For binary targets, pass logits of the same shape, such as preds.squeeze(-1)."
         + (CLASSES_LAST if preds.dim() > 2 and preds.shape[:-1] == targets.shape else "")
     )
 
@@ -216,9 +216,9 @@ def known_classes(
     fits = preds.dim() > 1 and preds.shape[1] > 1 and preds.shape[:1] + preds.shape[2:] == targets.shape
     if not fits or not preds.is_floating_point() or targets.is_floating_point():
         raise ValueError(
-            f"{title}: preds of shape {tuple(preds.shape)}, {preds.dtype}, against targets of shape "
-            f"{tuple(targets.shape)}, {targets.dtype}. Pass scores of shape (items, classes, ...) for class "
-            "numbers of shape (items, ...)."
+            f"{title}: preds of shape {tuple(preds.shape)}, {preds.dtype}, do not match targets of shape "
+            f"{tuple(targets.shape)}, {targets.dtype}. Pass scores of shape (items, classes, ...) for "
+            "class numbers of shape (items, ...)."
         )
     known = (targets >= 0) & (targets < preds.shape[1])
     asked = torch.ones_like(known) if ignore_index is None else targets != ignore_index

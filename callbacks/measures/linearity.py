@@ -97,9 +97,9 @@ class Trial:
         if is_same(whole, again) and is_same(first, float(values[0][0]), scale, rounding):
             warn(
                 f"the metric {name} is not a mean over items, but the mean of its values for batches is "
-                f"reported: of the first {len(self._batches)} batches {mean:.4g}, where it is {whole:.4g} on "
-                f"their items together. To call it once on the whole pass, write whole_pass({name}), "
-                "with from callbacks import whole_pass."
+                f"reported. For the first {len(self._batches)} batches, this mean is {mean:.4g}, but the "
+                f"metric of all their items is {whole:.4g}. To call it once on the whole pass, write from "
+                f"callbacks import whole_pass, and pass whole_pass({name})."
             )
 
     def _together(self) -> list[Any]:

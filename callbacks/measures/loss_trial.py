@@ -80,9 +80,9 @@ class LossTrial:
         title = "the loss function" if name == "<lambda>" else f"the loss {name}"
         if found == "sum":
             warn(
-                f"{title} is a sum over the items of a batch, but its values for batches are averaged like "
-                "means, so the result depends on the batch size. Divide by the number of items; or give the "
-                "loss the attribute reduction = 'sum', and its values are added up."
+                f"{title} is a sum over the items of a batch, but its values for batches are averaged "
+                "like means, so the result depends on the batch size. Divide by the number of items, or "
+                "set the attribute reduction = 'sum' on the loss, so that its values are added up."
             )
         elif found is not None:
             warn(

@@ -21,8 +21,8 @@ def check_merges(name: str, metric: Any) -> None:
     if not (hasattr(metric, "modules") and parts_of(metric)) and not callable(getattr(metric, "merge", None)):
         kind = type(metric).__name__
         raise TypeError(
-            f"the metric {name}: {kind} has no method merge, so the numbers of several processes cannot be "
-            f"put together. Add def merge(self, other), which adds what another {kind} has counted to this "
+            f"the metric {name}: {kind} has no method merge, so the results of several processes cannot "
+            f"be combined. Add def merge(self, other), which adds the counts of another {kind} to this "
             "one, as in self.total += other.total; or pass a function of (preds, targets), or whole_pass."
         )
 

@@ -42,9 +42,9 @@ class Perplexity(ClassMean):
         elif preds.dim() > 2 and (self.class_dim == -1 or shape[:1] + shape[2:] != targets.shape):
             fits = 1 if self.class_dim == -1 else -1
             raise ValueError(
-                f"Perplexity(class_dim={self.class_dim}): preds of shape {tuple(shape)} against targets of "
-                f"shape {tuple(targets.shape)}. Pass logits with the classes in that dimension, or "
-                f"class_dim={fits}."
+                f"Perplexity(class_dim={self.class_dim}): preds of shape {tuple(shape)} do not match "
+                f"targets of shape {tuple(targets.shape)}. Pass logits with the classes in that "
+                f"dimension, or class_dim={fits}."
             )
         counted, targets = self.known(preds, targets)
         preds = preds.float() if preds.element_size() < 4 else preds

@@ -40,9 +40,9 @@ class AUROC(Sums):
             preds = preds.to(widest(preds)).diff(dim=1).squeeze(1)
         if preds.shape != targets.shape:
             raise ValueError(
-                f"AUROC: preds of shape {tuple(preds.shape)} against targets of shape "
-                f"{tuple(targets.shape)}. Give scores of the targets' own shape, such as preds.squeeze(-1), "
-                "or of shape (items, 2); for more classes pass torchmetrics.classification.MulticlassAUROC."
+                f"AUROC: preds of shape {tuple(preds.shape)} do not match targets of shape "
+                f"{tuple(targets.shape)}. Pass scores of the same shape, such as preds.squeeze(-1), or of "
+                "shape (items, 2). For more classes, use torchmetrics.classification.MulticlassAUROC."
             )
         self.scores.append(preds.flatten().clone())
         self.targets.append(targets.flatten() == 1)
@@ -50,7 +50,9 @@ class AUROC(Sums):
 
     def compute(self) -> float:
         if n_foreign := int(self.n_foreign):
-            raise ValueError(f"AUROC: {n_foreign} targets of the pass are neither 0 nor 1. Use these two.")
+            raise ValueError(
+                f"AUROC: {n_foreign} targets of the pass are neither 0 nor 1. Convert the targets to 0 and 1."
+            )
         if not self.scores:
             return math.nan
         scores, targets = torch.cat(self.scores), torch.cat(self.targets)
@@ -164,9 +166,10 @@ def rankings(title: str, preds: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
     by_number = preds.shape[:1] == targets.shape and not targets.is_floating_point()
     if preds.dim() != 2 or not preds.shape[1] or not (by_number or preds.shape == targets.shape):
         raise ValueError(
-            f"{title}: preds of shape {tuple(preds.shape)} against targets of shape {tuple(targets.shape)}, "
-            f"{targets.dtype}. Give scores of shape (rows, items), and relevances of that shape or "
-            "the number of the relevant one, shape (rows,); for uneven rows there is torchmetrics.retrieval."
+            f"{title}: preds of shape {tuple(preds.shape)} do not match targets of shape "
+            f"{tuple(targets.shape)}, {targets.dtype}. Pass scores of shape (rows, items), and either "
+            "relevances of that shape or the index of the relevant item, shape (rows,). For rows of "
+            "different lengths, use torchmetrics.retrieval."
         )
     scores = preds.float() if preds.element_size() < 4 or not preds.is_floating_point() else preds
     scores = torch.where(scores.isnan(), -math.inf, scores).contiguous()

@@ -181,9 +181,9 @@ def same_shape(title: str, preds: Tensor, targets: Tensor) -> tuple[Tensor, Tens
     """Both in float64 (float32 on mps); raises an error if their shapes differ."""
     if preds.shape != targets.shape:
         raise ValueError(
-            f"{title}: preds of shape {tuple(preds.shape)} against targets of shape {tuple(targets.shape)} "
-            "would be broadcast. Give both the same shape: return preds.squeeze(-1) from the model, "
-            "or use targets.unsqueeze(-1)."
+            f"{title}: preds of shape {tuple(preds.shape)} would be broadcast with targets of shape "
+            f"{tuple(targets.shape)}. Both must have the same shape: return preds.squeeze(-1) from the "
+            "model, or use targets.unsqueeze(-1)."
         )
     dtype = widest(preds)
     return preds.to(dtype), targets.to(dtype)

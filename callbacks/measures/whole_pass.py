@@ -68,7 +68,7 @@ class WholePass:
         if not callable(function) or isinstance(function, type) or hasattr(function, "compute"):
             raise TypeError(
                 f"whole_pass({function!r}): pass a function of (preds, targets). An object with reset, "
-                "update and compute measures a whole pass as it is."
+                "update and compute needs no whole_pass."
             )
         self.function, self.name = function, name or metric_name(function)
         self.targets_first = takes_targets_first(function) if targets_first is None else targets_first

@@ -22,13 +22,15 @@ def find_layers(model: nn.Module, wanted: Sequence[str] | None, owner: str) -> d
         leaves = {name: each for name, each in named.items() if not any(each.children())}
         found = {name: each for name, each in leaves.items() if any(True for _ in each.parameters())}
         if not found:
-            raise ValueError(f"{owner}: no layer has parameters. Name layers: {owner}(layers=['...']).")
+            raise ValueError(
+                f"{owner}: no layer has parameters. Choose layers by name: {owner}(layers=['...'])."
+            )
         return found
     for pattern in wanted:
         if not any(is_meant(name, module, pattern) for name, module in named.items()):
             raise ValueError(
-                f"{owner}(layers={list(wanted)!r}): the model has no {pattern!r}. There are: "
-                f"{', '.join(named)}. A class's name is understood too, such as 'ReLU'."
+                f"{owner}(layers={list(wanted)!r}): the model has no {pattern!r}. Available: "
+                f"{', '.join(named)}. Class names such as 'ReLU' also work."
             )
     return {
         name: module
@@ -55,7 +57,7 @@ def find_parameters(model: nn.Module, wanted: Sequence[str] | None, owner: str) 
     for pattern in wanted:
         if not any(fnmatchcase(name, pattern) for name in named):
             raise ValueError(
-                f"{owner}(parameters={list(wanted)!r}): the model has no {pattern!r}. There are: "
+                f"{owner}(parameters={list(wanted)!r}): the model has no {pattern!r}. Available: "
                 f"{', '.join(named)}."
             )
     return {name: tensor for name, tensor in named.items() if any(fnmatchcase(name, each) for each in wanted)}

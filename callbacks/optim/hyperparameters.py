@@ -128,9 +128,9 @@ def check_alone(callback: Callback, learn: LearnerProtocol) -> None:
             optional = [type(each).__name__ for each in (callback, other) if each.averages_weights]
             hint = ", ".join(["leave one of them out", *(f"leave lr out of {title}" for title in optional)])
             raise ValueError(
-                f"{titled(callback)} and {titled(other)} both change {' and '.join(both)}, and "
-                f"the later one would win: {hint}, make one schedule of both with annealers.combine, or let "
-                "one follow the other: When(..., until='5 epochs'), When(..., start='5 epochs')."
+                f"{titled(callback)} and {titled(other)} both change {' and '.join(both)}, and the later "
+                f"one would win: {hint}, combine both in one schedule with annealers.combine, or run one "
+                "after the other: When(..., until='5 epochs'), When(..., start='5 epochs')."
             )
 
 

@@ -206,8 +206,8 @@ def check_made(optimizer: Optimizers) -> None:
     """Refuse to be used as an optimizer before there are parameters."""
     if not optimizer.is_made:
         raise AttributeError(
-            f"{optimizer!r} holds factories and no parameters yet: pass it to a Learner, or call it with "
-            "model.named_parameters()."
+            f"{optimizer!r} contains factories, but no parameters yet: pass it to a Learner, or call it "
+            "with model.named_parameters()."
         )
 
 
@@ -246,7 +246,7 @@ def check_kinds(optimizer: Optimizers, state: Any) -> None:
     if then != own:
         shown = "one optimizer" if then is None else " + ".join(then)
         raise ValueError(
-            f"the state belongs to {shown}, and these are {' + '.join(own)}: load it into the same "
+            f"the state belongs to {shown}, but these are {' + '.join(own)}: load it into the same "
             "optimizers in the same order."
         )
 

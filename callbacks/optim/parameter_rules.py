@@ -130,9 +130,9 @@ def problem_text(problems: dict[str, list[str]]) -> str:
         for who, names in problems.items()
     ]
     return (
-        f"Optimizers: {'; '.join(words)}. Each parameter belongs to exactly one optimizer: change the rules, "
-        "leave out the last one's rule, so that it gets what is left, or call add_param_group of the member "
-        "that is to hold it."
+        f"Optimizers: {'; '.join(words)}. Each parameter belongs to exactly one optimizer: change the "
+        "rules, omit the last one's rule, so that it gets the remaining parameters, or call "
+        "add_param_group on one of the optimizers."
     )
 
 
@@ -143,7 +143,7 @@ def warn_of_empty(parts: Sequence[Part], shares: list[list[dict[str, Any]]], fro
     for position, (part, share) in enumerate(zip(parts, shares, strict=True)):
         if not (share or part.is_ready or position in waiting):
             why = "no parameter is left for it" if part.rule is None else "its rule matches no parameter"
-            warn(f"Optimizers: {part} is left out, since {why}.")
+            warn(f"Optimizers: {part} is left out, because {why}.")
 
 
 def check_distinct(members: Iterable[Any]) -> None:
@@ -155,8 +155,8 @@ def check_distinct(members: Iterable[Any]) -> None:
             other = holders.get(id(parameter))
             if other is not None:
                 raise ValueError(
-                    f"Optimizers: {type(other).__name__} and {type(member).__name__} both hold a parameter "
-                    f"of shape {tuple(parameter.shape)}, so each step would move it twice: give it to one of "
-                    "them."
+                    f"Optimizers: {type(other).__name__} and {type(member).__name__} both have a "
+                    f"parameter of shape {tuple(parameter.shape)}, so each step would update it twice. "
+                    "Pass it to only one of them."
                 )
         holders |= dict.fromkeys(map(id, own), member)

@@ -144,20 +144,20 @@ def find_device(device: str | torch.device) -> torch.device:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(
-            f"DevicePlacement({device!r}): no such device. Write 'auto', 'cpu', 'cuda', 'cuda:0' or 'mps'."
+            f"DevicePlacement({device!r}): no such device. Use 'auto', 'cpu', 'cuda', 'cuda:0' or 'mps'."
         ) from error
     if found.type in ("cpu", "meta"):
         return torch.device(found.type)
     if there is None or found.type != there.type:
         raise ValueError(
-            f"DevicePlacement({device!r}): this machine has {there.type if there else 'only a cpu'}. "
-            "Write 'auto' to use what the machine has."
+            f"DevicePlacement({device!r}): this machine has {there.type if there else 'only a CPU'}. "
+            "Use 'auto' to choose a device that it has."
         )
     index = torch.accelerator.current_device_index() if found.index is None else found.index
     if index >= torch.accelerator.device_count():
         raise ValueError(
-            f"DevicePlacement({device!r}): this machine has {torch.accelerator.device_count()} {found.type} "
-            f"devices, counted from 0. Write {found.type!r} for the current one."
+            f"DevicePlacement({device!r}): this machine has {torch.accelerator.device_count()} "
+            f"{found.type} devices, counted from 0. Use {found.type!r} for the current one."
         )
     if found.type == "cuda":  # now, so that its random state is known to all that restore it
         torch.cuda.init()

@@ -186,4 +186,4 @@ def warn_of_fallback(error: Exception) -> None:
     """Warn that the model runs without compiling, and why."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = f"{type(error).__name__}: {' '.join(lines[:2])}"
-    warn(f"Compile: the model cannot be compiled, so the fit continues without. {reason}")
+    warn(f"Compile: the model cannot be compiled, so the fit continues without compiling it. {reason}")

@@ -83,9 +83,9 @@ class Prefetch:
 
 
 TORN = (
-    "DevicePlacement: the DataLoader has overwritten the pinned memory of one batch with "
-    "another while the first was copied to the device, so the results may mix both. Let collate_fn return "
-    "new tensors, such as buffer.clone(), or leave pin_memory=True out: other memory is copied first."
+    "DevicePlacement: the DataLoader has overwritten the pinned memory of one batch with another while "
+    "the first was copied to the device, so the results may mix both. Let collate_fn return new tensors, "
+    "such as buffer.clone(), or omit pin_memory=True: memory that is not pinned is copied first."
 )
 
 

@@ -94,7 +94,7 @@ class CSVLogger(Callback):
         place = f"CSVLogger(path={str(self.path)!r})"
         if not self.append:
             raise FileExistsError(
-                f"{place}: the file exists already and is not overwritten. Add lines to it with append=True, "
+                f"{place}: the file exists already and is not overwritten. Append to it with append=True, "
                 "or pass another path."
             )
         names = read_header(path)

@@ -187,11 +187,11 @@ def check_alone(callback: Profile, learn: LearnerProtocol) -> None:
     others = [each.name for each in learn.callbacks if isinstance(each, Profile) and each is not callback]
     if others:
         raise RuntimeError(
-            f"two callbacks profile, {callback.name!r} and {others[0]!r}, and torch has one profiler at a "
-            "time: leave one of them out."
+            f"two callbacks profile, {callback.name!r} and {others[0]!r}, and torch can run only one "
+            "profiler at a time: leave one of them out."
         )
     if torch.autograd._profiler_enabled():  # pyright: ignore[reportPrivateImportUsage]
         raise RuntimeError(
-            "Profile: another profiler is running, and torch has one at a time: fit outside of its block, or "
-            "leave Profile out."
+            "Profile: another profiler is running, and torch can run only one at a time: call fit "
+            "outside its block, or leave Profile out."
         )

@@ -123,7 +123,7 @@ class Progress(Callback):
         if self._notebook is not None and self.plot:
             self._notebook.draw(learn, is_last=True)
         if self._table.left_out:
-            print_line(f"no room for {', '.join(self._table.left_out)}: see learn.history")
+            print_line(f"no space for {', '.join(self._table.left_out)}: see learn.history")
         if learn.stop_reason:
             print_line(f"stopped in epoch {learn.epoch}: {learn.stop_reason}")
         best = best_of(learn) if self._n_lines else None

@@ -106,7 +106,7 @@ class ScalarLogger(NumberLogger):
             raise TypeError(f"ScalarLogger({write!r}): pass a function of (values, step), such as print.")
         for argument, given in (("settings", settings), ("file", file)):
             if given is not None and not callable(given):
-                raise TypeError(f"ScalarLogger({argument}={given!r}): pass a function, or leave it out.")
+                raise TypeError(f"ScalarLogger({argument}={given!r}): pass a function, or omit it.")
         self.write, self.settings, self.file = write, settings, file
 
     def before_fit(self, learn: LearnerProtocol) -> None:
@@ -162,8 +162,8 @@ class JSONLines(NumberLogger):
         path = self._path or self.path.absolute()
         if not (self._path or self.append or learn.resumed) and path.is_file() and path.stat().st_size:
             raise FileExistsError(
-                f"JSONLines(path={str(self.path)!r}): the file exists already and is not overwritten. Add "
-                "lines to it with append=True, or pass another path."
+                f"JSONLines(path={str(self.path)!r}): the file exists already and is not overwritten. "
+                "Append to it with append=True, or pass another path."
             )
         self._output = Output(f"JSONLines(path={str(self.path)!r})")
         with self._output if learn.resumed else nullcontext():  # a finished run may be in a read-only folder

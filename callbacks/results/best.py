@@ -32,7 +32,7 @@ class Best:
             raise TypeError(f"{owner}(monitor={monitor!r}): pass a result's name, such as 'valid_loss'.")
         if mode not in (None, "min", "max"):
             raise ValueError(
-                f"{owner}(mode={mode!r}): write 'min', 'max', or None for the metric's own direction."
+                f"{owner}(mode={mode!r}): mode must be 'min', 'max', or None for the metric's own direction."
             )
         if mode is not None and not monitor:
             warn(
@@ -58,14 +58,15 @@ class Best:
         self.direction = self.mode or known
         if self.direction is None:
             raise ValueError(
-                f"{place_of(self.monitor, self.owner)}: it is not known which direction is better. Write "
-                f"{self.owner}(..., mode='min') or mode='max', or, for all callbacks, give the metric the "
-                "attribute higher_is_better, such as my_metric.higher_is_better = False below the function."
+                f"{place_of(self.monitor, self.owner)}: it is not known which direction is better. Use "
+                f"{self.owner}(..., mode='min') or mode='max'; or, for all callbacks, set the attribute "
+                "higher_is_better on the metric, such as my_metric.higher_is_better = False below the "
+                "function."
             )
         if known not in (None, self.direction):
             warn(
                 f"{self.owner}(mode={self.mode!r}): the better direction of {self.monitor} is {known!r}. "
-                f"Leave mode out to use it."
+                "Omit mode to use it."
             )
 
     def update(self, learn: LearnerProtocol) -> bool | None:
@@ -143,6 +144,6 @@ def check_measured(monitor: str, learn: LearnerProtocol, owner: str) -> None:
     close = get_close_matches(monitor, names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ValueError(
-        f"{place}: no result has that name.{hint} There are: {', '.join(names)}. Pass one of them, "
-        f"or add the metric with Learner(metrics=[...])."
+        f"{place}: no result has that name.{hint} Available: {', '.join(names)}. Pass one of them, or add "
+        "the metric with Learner(metrics=[...])."
     )

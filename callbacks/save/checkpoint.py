@@ -100,7 +100,7 @@ class Checkpoint(Callback):
         self.folder = as_path("Checkpoint", "folder", folder, "the name of a folder, such as 'runs/first'")
         if keep is not None and (type(keep) is not int or keep < 1):
             raise ValueError(
-                f"Checkpoint(keep={keep!r}): pass the number of files that stay, 1 or more, or None for all."
+                f"Checkpoint(keep={keep!r}): pass the number of files to keep, 1 or more, or None for all."
             )
         if best is not None and (not isinstance(best, str) or not best):
             raise TypeError(f"Checkpoint(best={best!r}): pass a result's name, such as 'valid_loss'.")

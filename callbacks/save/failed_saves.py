@@ -31,6 +31,7 @@ def report_failed(learn: LearnerProtocol, error: OSError, path: Path, n_final: i
     if n_final and not is_ending:
         error.add_note(f"{path} was not written ({n_final} in a row). {rest}, and {in_memory}")
         raise error
-    then = f"the fit ends here, and {in_memory}" if is_ending else "the next interval tries again."
-    notes = " ".join(getattr(error, "__notes__", ()))
-    warn(f"{path} was not written: {error}. {notes} {rest}, {then}")
+    again = "and saving is tried again after the next interval."
+    then = f"the fit ends here, and {in_memory}" if is_ending else again
+    notes = "".join(f"{note} " for note in getattr(error, "__notes__", ()))
+    warn(f"{path} was not written: {error}. {notes}{rest}, {then}")

@@ -86,7 +86,7 @@ def poly(start: float, end: float, power: float) -> Annealer:
     """By a power of progress, above 0; a power above 1 changes late, one below 1 early."""
     checked("poly", start, end, power)
     if power <= 0:
-        raise ValueError(f"poly(power={power!r}): write a number above 0.")
+        raise ValueError(f"poly(power={power!r}): power must be a number above 0.")
     return Annealer("poly", (start, end, power), partial(_poly, start, end, power))
 
 
@@ -129,7 +129,7 @@ def combine(shares: Sequence[float], parts: Sequence[Callable[[float], float]]) 
         if not callable(part):
             raise TypeError(f"combine: {part!r} is not a function of progress, as lin(0.1, 0.0) is.")
     if len(shares) != len(parts) or not parts:
-        raise ValueError(f"combine: {len(shares)} shares for {len(parts)} parts. Give each part its share.")
+        raise ValueError(f"combine: {len(shares)} shares for {len(parts)} parts. Pass one share per part.")
     checked("combine", *shares)
     if min(shares) < 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
         raise ValueError(f"combine(shares={list(shares)}): they add up to {sum(shares):g}, not to 1.")
@@ -196,9 +196,7 @@ def wsd(
     up = checked_share("wsd", "warmup", warmup, may_be_0=True)
     down = checked_share("wsd", "decay", decay, may_be_0=True)
     if up + down > 1 + 1e-9:
-        raise ValueError(
-            f"wsd(warmup={warmup!r}, decay={decay!r}): together they are more than the whole, 1."
-        )
+        raise ValueError(f"wsd(warmup={warmup!r}, decay={decay!r}): their sum must be at most 1.")
     whole = combine((up, max(0.0, 1 - up - down), down), (lin(start, peak), constant(peak), lin(peak, end)))
     return named("wsd", whole, peak, up, down, start, end)
 
@@ -213,7 +211,7 @@ def sgdr(value: float, end: float = 0.0, n_cycles: int = 3, mult: float = 2.0) -
     checked("sgdr", value, end, mult)
     if type(n_cycles) is not int or n_cycles < 1 or mult <= 0:
         raise ValueError(
-            f"sgdr(n_cycles={n_cycles!r}, mult={mult!r}): write 1 cycle or more, and a mult above 0."
+            f"sgdr(n_cycles={n_cycles!r}, mult={mult!r}): n_cycles must be 1 or more, and mult above 0."
         )
     lengths = [mult**cycle for cycle in range(n_cycles)]
     ends = tuple(length / sum(lengths) for length in accumulate(lengths))
@@ -251,5 +249,7 @@ def checked_share(name: str, argument: str, share: float, *, may_be_0: bool = Fa
     checked(name, share)
     if not 0 < share < 1 and not (may_be_0 and share == 0):
         words = "between 0 and 1, or 0" if may_be_0 else "between 0 and 1"
-        raise ValueError(f"{name}({argument}={share!r}): write a share of the whole {words}, such as 0.25.")
+        raise ValueError(
+            f"{name}({argument}={share!r}): {argument} must be a share of the whole {words}, such as 0.25."
+        )
     return share

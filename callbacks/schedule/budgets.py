@@ -131,8 +131,8 @@ class ShortEpoch(Callback):
         is_share = type(size) is float and 0 < size < 1
         if not is_share and (type(size) is not int or size < 1):
             raise ValueError(
-                f"ShortEpoch({size!r}): write a share between 0 and 1, such as 0.1, or a whole number of "
-                "batches, as 1. For whole epochs leave ShortEpoch out."
+                f"ShortEpoch({size!r}): pass a share between 0 and 1, such as 0.1, or a whole number of "
+                "batches, such as 1. For whole epochs, leave ShortEpoch out."
             )
         self.size, self.on = size, check_choice("ShortEpoch", "on", on, ("train", "valid", "both"))
         self._is_fitting = False
@@ -176,7 +176,7 @@ def n_batches_of_share(size: float, n_batches: int | None, which: str) -> int:
     if n_batches is None:
         raise ValueError(
             f"ShortEpoch({size!r}): the {which} data has no known length, so a share of it cannot be "
-            "computed. Write a number of batches, such as ShortEpoch(100)."
+            "computed. Pass a number of batches, such as ShortEpoch(100)."
         )
     return max(1, math.ceil(size * n_batches - 1e-9))  # 0.1 * 30 is 3.0000000000000004
 
@@ -265,8 +265,8 @@ class ValidateEvery(Callback):
         self.every = Every(every)
         if self.every.unit == "epoch":
             raise ValueError(
-                f"ValidateEvery({str(every)!r}): each epoch ends with a validation. Write steps, samples or "
-                "a time, such as '200 steps'."
+                f"ValidateEvery({str(every)!r}): each epoch ends with a validation anyway. Pass steps, "
+                "samples or a time, such as '200 steps'."
             )
 
     def before_fit(self, learn: LearnerProtocol) -> None:

@@ -122,7 +122,7 @@ class ParamScheduler(Callback):
             words = "shorter" if n_done > self.n_batches else "longer"
             warn(
                 f"ParamScheduler(n_batches={self.n_batches}): epoch {learn.epoch} had {n_done} training "
-                f"batches, so the schedule is {words} than the fit. Write n_batches={n_done}."
+                f"batches, so the schedule is {words} than the fit. Use n_batches={n_done}."
             )
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
@@ -170,7 +170,8 @@ def value_at(function: Value, progress: float, n_steps: int) -> float:
     value = function(progress, n_steps) if isinstance(function, Annealer) else function(progress)
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise ValueError(
-            f"ParamScheduler: {function!r} gives {value!r} at progress {progress!r}: return a finite number."
+            f"ParamScheduler: {function!r} returns {value!r} at progress {progress!r}: return a finite "
+            "number."
         )
     return float(value)
 

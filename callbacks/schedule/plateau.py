@@ -60,7 +60,7 @@ class ReduceLROnPlateau(Callback):
         super().__init__(name=name)
         if not isinstance(factor, float) or not 0 < factor < 1:
             raise ValueError(
-                f"ReduceLROnPlateau(factor={factor!r}): write a number between 0 and 1, such as 0.1."
+                f"ReduceLROnPlateau(factor={factor!r}): factor must be a number between 0 and 1, such as 0.1."
             )
         self.patience = check_count("ReduceLROnPlateau", "patience", patience, 0)
         self.cooldown = check_count("ReduceLROnPlateau", "cooldown", cooldown, 0)

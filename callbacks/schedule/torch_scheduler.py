@@ -117,8 +117,8 @@ class TorchScheduler(Callback):
         if not isinstance(learn.optimizer, torch.optim.Optimizer):
             raise TypeError(
                 "TorchScheduler: torch's schedulers accept only a torch.optim.Optimizer, and this is "
-                f"{type(learn.optimizer).__name__}: use ParamScheduler; or, where it holds several "
-                "optimizers, pass those, Learner(optimizer=[a, b])."
+                f"{type(learn.optimizer).__name__}. Use ParamScheduler; or, if it combines several "
+                "optimizers, pass these: Learner(optimizer=[a, b])."
             )
         self._kept = Kept(learn.optimizer, "lr", "momentum")
         # torch's schedulers change the rate when they are made, so in a window they are made when it opens
@@ -211,9 +211,9 @@ class TorchScheduler(Callback):
             if "total steps" not in str(error):
                 raise
             raise ValueError(
-                f"TorchScheduler: the schedule is shorter than the fit, which has {learn.n_epochs} epochs, "
-                f"with a step every {self.every}. (torch: {error}.) Write a larger total_steps, or end the "
-                "fit earlier, as with StopAfter('500 steps')."
+                f"TorchScheduler: the schedule is shorter than the fit, which has {learn.n_epochs} "
+                f"epochs, with a step every {self.every}. (torch: {error}.) Use a larger total_steps, or "
+                "end the fit earlier, as with StopAfter('500 steps')."
             ) from error
 
     def _check_optimizer(self, learn: LearnerProtocol) -> None:
@@ -222,10 +222,11 @@ class TorchScheduler(Callback):
             return
         if self._made.optimizer is not learn.optimizer:
             raise ValueError(
-                f"TorchScheduler: learn.optimizer was replaced by another {type(learn.optimizer).__name__} "
-                f"in epoch {learn.epoch}, but a scheduler of torch belongs to the optimizer that it was made "
-                "for. Replace it between two fits; or use ParamScheduler, which continues with the new one; "
-                "with relative=True, relative to its own rate."
+                "TorchScheduler: learn.optimizer was replaced by another "
+                f"{type(learn.optimizer).__name__} in epoch {learn.epoch}, but a scheduler of torch "
+                "belongs to the optimizer that it was made for. Replace it between two fits, or use "
+                "ParamScheduler, which continues with the new one (with relative=True, relative to its "
+                "own rate)."
             )
 
     def _go_to_position(self) -> None:
@@ -249,9 +250,9 @@ def check_mode(mode: str, monitor: str, learn: LearnerProtocol) -> None:
     known = learn.measured[monitor]
     if known not in (None, mode):
         warn(
-            f"TorchScheduler: ReduceLROnPlateau has mode={mode!r}, but {monitor} is better in the direction "
-            f"{known!r}, so the rate falls while training helps. Write partial(ReduceLROnPlateau, "
-            f"mode={known!r})."
+            f"TorchScheduler: ReduceLROnPlateau has mode={mode!r}, but {monitor} improves in the "
+            f"direction {known!r}, so the rate would fall while the model improves. Use "
+            f"partial(ReduceLROnPlateau, mode={known!r})."
         )
 
 
@@ -286,7 +287,7 @@ def check_length(scheduler: TorchScheduler, made: Any, learn: LearnerProtocol) -
         return
     words = (
         f"TorchScheduler: the schedule is shorter than the fit: {name}={given}, and it will be stepped "
-        f"{n_steps} times, every {every}. Write {name}={n_steps}"
+        f"{n_steps} times, every {every}. Use {name}={n_steps}"
     )
     if isinstance(made, OneCycleLR) and every.unit == "epoch":
         raise ValueError(f"{words}, or train for {given * int(every.number)} epochs.")

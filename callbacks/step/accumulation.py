@@ -117,8 +117,8 @@ class GradientAccumulation(Callback):
         if is_sum != self._is_sum and self.window["n_batches"]:
             raise ValueError(
                 f"{describe(self)}: learn.loss_func was changed to a {'sum' if is_sum else 'mean'} before "
-                f"batch {learn.batch_idx} of epoch {learn.epoch}, where gradients of a "
-                f"{'mean' if is_sum else 'sum'} wait for their update: change it when a window has ended."
+                f"batch {learn.batch_idx} of epoch {learn.epoch}, while gradients of a "
+                f"{'mean' if is_sum else 'sum'} are waiting for their update. Change it after the update."
             )
         self._is_sum = is_sum
 
@@ -269,4 +269,4 @@ def check_sizes(n_batches: int | None, n_samples: int | None) -> None:
         )
     size = n_samples if n_batches is None else n_batches
     if type(size) is not int or size < 1:
-        raise ValueError(f"{shown}: write a whole number above 0.")
+        raise ValueError(f"{shown}: pass a whole number above 0.")

@@ -149,8 +149,8 @@ def check_alone(callback: Callback, learn: LearnerProtocol) -> None:
     for other in learn.callbacks:
         if other is not callback and other.averages_weights:
             raise ValueError(
-                f"{describe(callback)} and {describe(other)} both average the weights, and a model can have "
-                "one average at a time: leave one of them out."
+                f"{describe(callback)} and {describe(other)} both average the weights, but a model can "
+                "have only one average at a time: leave one of them out."
             )
 
 

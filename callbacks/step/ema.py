@@ -177,6 +177,6 @@ def check_settings(decay: Any, warmup: Any, buffers: Any, at_end: Any) -> None:
     """Refuse invalid settings."""
     check_number("EMA", "decay", decay, lambda x: 0 <= x < 1, "a number from 0 to below 1, such as 0.999")
     if not isinstance(warmup, bool):
-        raise ValueError(f"EMA(warmup={warmup!r}): write True or False.")
+        raise ValueError(f"EMA(warmup={warmup!r}): warmup must be True or False.")
     check_choice("EMA", "buffers", buffers, ("copy", "average"))
     check_choice("EMA", "at_end", at_end, ("averages", "weights"))

@@ -84,15 +84,17 @@ class GradientClip(Callback):
         super().__init__(name=name)
         if (max_norm is None) == (max_value is None):
             raise ValueError(
-                f"GradientClip(max_norm={max_norm!r}, max_value={max_value!r}): pass one of the two, such as "
-                "GradientClip(1.0) for the norm of all gradients, or GradientClip(max_value=0.5) for each "
-                "number of them."
+                f"GradientClip(max_norm={max_norm!r}, max_value={max_value!r}): pass one of the two, such "
+                "as GradientClip(1.0) for the norm of all gradients, or GradientClip(max_value=0.5) for "
+                "each gradient value."
             )
         self.max_norm = check_size("max_norm", max_norm)
         self.max_value = check_size("max_value", max_value)
         self.norm_type = check_size("norm_type", norm_type) or 0.0
         if self.norm_type == 0:
-            raise ValueError("GradientClip(norm_type=0): write a number above 0, such as 2 or float('inf').")
+            raise ValueError(
+                "GradientClip(norm_type=0): norm_type must be a number above 0, such as 2 or float('inf')."
+            )
         self.measures: Mapping[str, Direction | None] = {"unclipped_norm": None, "unclipped_norm_max": None}
         if max_norm is not None:
             self.measures["clipped"] = None
@@ -175,5 +177,5 @@ def check_size(argument: str, size: float | None) -> float | None:
     if size is None:
         return None
     if isinstance(size, bool) or not isinstance(size, (int, float)) or not size >= 0:
-        raise ValueError(f"GradientClip({argument}={size!r}): write a number, 0 or more.")
+        raise ValueError(f"GradientClip({argument}={size!r}): {argument} must be a number, 0 or more.")
     return size

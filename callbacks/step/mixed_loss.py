@@ -71,7 +71,7 @@ class Mixer(Callback):
         if learn.loss_func is None:
             raise ValueError(
                 f"{self._title}: loss_func is None, so the model computes its loss itself, and that "
-                "cannot be mixed. Pass Learner(..., loss_func=...) a function of (preds, targets)."
+                "cannot be mixed. Pass a function of (preds, targets) as Learner(..., loss_func=...)."
             )
         for each in learn.callbacks:
             is_another = each is not self and isinstance(each, Mixer)
@@ -156,9 +156,9 @@ def map_inputs(owner: str, learn: LearnerProtocol, function: Callable[[Tensor], 
             )
         if not is_float:
             raise TypeError(
-                f"{owner}: the input {name!r} is {shown(item)}, which cannot be mixed: give the model "
-                "tensors of floats with one row per item, such as images.float(). Words can be mixed only "
-                "after their embedding. LabelMix mixes targets alone."
+                f"{owner}: the input {name!r} is {shown(item)}, which cannot be mixed: pass float tensors "
+                "with one row per item, such as images.float(). Words can be mixed only after their "
+                "embedding. LabelMix mixes only the targets."
             )
         return function(item)
 
@@ -176,8 +176,8 @@ def check_targets(owner: str, learn: LearnerProtocol) -> None:
     for each in targets:
         if not is_rows(each, learn.n_items):
             raise TypeError(
-                f"{owner}: the targets are {shown(each)}, which cannot be mixed: pass a tensor with one row "
-                "per item, such as the numbers of the classes."
+                f"{owner}: the targets are {shown(each)}, which cannot be mixed: pass a tensor with one "
+                "row per item, such as class numbers."
             )
 
 

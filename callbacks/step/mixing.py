@@ -121,7 +121,7 @@ class LabelMix(Mixer):
         self.amount = check_share("LabelMix", "amount", amount)
         if amount == 1:
             raise ValueError(
-                "LabelMix(amount=1): an item's own target would have no weight: write less than 1."
+                "LabelMix(amount=1): an item's own target would have no weight. Pass less than 1."
             )
 
     def mix(self, learn: LearnerProtocol, shift: int) -> float:
@@ -144,7 +144,7 @@ def picture_size(learn: LearnerProtocol) -> tuple[int, int]:
     if isinstance(target, Tensor) and target.ndim > 2 and target.shape[-2:] == (height, width):
         raise TypeError(
             f"CutMix: the targets are {shown(target)}, a value for each pixel, but the loss is mixed for "
-            "whole pictures. Use MixUp for such targets."
+            "whole images. Use MixUp for such targets."
         )
     return height, width
 

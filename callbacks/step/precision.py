@@ -75,8 +75,8 @@ class MixedPrecision(Callback):
         check_choice("MixedPrecision", "precision", precision, (*DTYPES,))
         if not init_scale > 0 or growth_interval < 1:
             raise ValueError(
-                f"MixedPrecision(init_scale={init_scale!r}, growth_interval={growth_interval!r}): write "
-                "numbers above 0."
+                f"MixedPrecision(init_scale={init_scale!r}, growth_interval={growth_interval!r}): both "
+                "must be numbers above 0."
             )
         self.precision, self.init_scale, self.growth_interval = precision, init_scale, growth_interval
         self.measures: Mapping[str, Direction | None] = (
@@ -173,9 +173,9 @@ class MixedPrecision(Callback):
         if self._n_in_a_row >= N_SKIPPED:
             bad = bad_gradients(learn.model.named_parameters())
             raise FloatingPointError(
-                f"MixedPrecision('fp16'): the last {N_SKIPPED} updates were skipped, because gradients are "
-                f"NaN or infinite, first in {', '.join(map(repr, bad[:3])) or 'the loss'}. The scale is down "
-                f"to {self._scale:g}, so it is not the range of float16. {NO_SCALE_HELPS}"
+                f"MixedPrecision('fp16'): the last {N_SKIPPED} updates were skipped, because gradients "
+                f"are NaN or infinite, first in {', '.join(map(repr, bad[:3])) or 'the loss'}. The scale "
+                f"is down to {self._scale:g}, so the range of float16 is not the cause. {NO_SCALE_HELPS}"
             )
         learn.optimizer.zero_grad()
         raise CancelStep

@@ -173,8 +173,8 @@ class RNNRegularizer(Callback):
         found = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
         if self.rnn is None and not found:
             raise ValueError(
-                "RNNRegularizer: the model has no nn.RNN, nn.LSTM or nn.GRU: name the layer whose output "
-                "to keep small, as in rnn='encoder'."
+                "RNNRegularizer: the model has no nn.RNN, nn.LSTM or nn.GRU: choose the layer whose "
+                "output to keep small, as in rnn='encoder'."
             )
         rnn = found[-1] if self.rnn is None else layer_of(model, "rnn", self.rnn)
         return rnn, None if self.dropout is None else layer_of(model, "dropout", self.dropout)
@@ -186,7 +186,8 @@ class RNNRegularizer(Callback):
         if not isinstance(output, Tensor) or output.ndim < 3:
             raise TypeError(
                 f"RNNRegularizer: the layer returned a {type(output).__name__}, but a tensor of shape "
-                "(items, steps, ...) is needed: pad sequences instead of packing them, or name another layer."
+                "(items, steps, ...) is needed: pad sequences instead of packing them, or choose another "
+                "layer."
             )
         self._raw = output, 1 if getattr(module, "batch_first", True) else 0
 
@@ -200,5 +201,5 @@ def layer_of(model: nn.Module, argument: str, name: str) -> nn.Module:
     parts = dict(model.named_modules())
     if name not in parts:
         names = ", ".join(each for each in parts if each)
-        raise ValueError(f"RNNRegularizer({argument}={name!r}): no such layer. There are: {names}.")
+        raise ValueError(f"RNNRegularizer({argument}={name!r}): no such layer. Available: {names}.")
     return parts[name]

@@ -188,10 +188,10 @@ def check_settings(start: Any, lr: Any, anneal_epochs: Any, anneal: Any) -> None
     """Refuse invalid settings."""
     if not (type(start) is float and 0 <= start < 1) and not (type(start) is int and start >= 0):
         raise ValueError(
-            f"SWA(start={start!r}): write a share of the fit in [0, 1), such as 0.75, or an epoch."
+            f"SWA(start={start!r}): pass a share of the fit in [0, 1), such as 0.75, or an epoch."
         )
     if lr is not None and (not is_number(lr) or lr <= 0):
-        raise ValueError(f"SWA(lr={lr!r}): write a rate above 0, or None to leave the rates unchanged.")
+        raise ValueError(f"SWA(lr={lr!r}): pass a rate above 0, or None to leave the rates unchanged.")
     check_count("SWA", "anneal_epochs", anneal_epochs, 0)
     check_choice("SWA", "anneal", anneal, ("cos", "linear"))
     if anneal_epochs and lr is None:

@@ -66,9 +66,9 @@ def loss_note(error: BaseException, learn: FullLearner) -> str:
         return f"{given}. {' '.join(hints)}"
     if not isinstance(targets, Tensor):
         return (
-            f"{given}. The batch was {describe(learn.batch)}: it should be (inputs, targets); with several "
-            "inputs pass Data(..., n_inputs=2), for any other form Data(..., split=function), where the "
-            "function returns (inputs, targets)."
+            f"{given}. The batch was {describe(learn.batch)}: it should be (inputs, targets). For several "
+            "inputs, pass Data(..., n_inputs=2); for any other form, pass Data(..., split=function), "
+            "where the function returns (inputs, targets)."
         )
     hints = [*dtype_hints(error, learn), *class_hints(error, learn), *shape_hints(learn)]
     return f"{given}. {' '.join(hints)}".strip()

@@ -141,7 +141,7 @@ def item_problems(learn: FullLearner) -> Iterator[Exception]:
     if n_items in lengths_of(learn.preds)[0] and not both_have_time_first(learn.inputs, learn.targets):
         return
     yield LearnerWarning(
-        f"a batch has {in_inputs} items by its inputs and {n_items} by its targets "
-        f"({describe(learn.batch)}); means and learn.n_samples use {n_items}. To confirm or "
-        "change the number, pass Data(..., n_items=lambda batch: ...)."
+        f"a batch has {in_inputs} items according to its inputs and {n_items} according to its targets "
+        f"({describe(learn.batch)}); means and learn.n_samples use {n_items}. To confirm or change the "
+        "number, pass Data(..., n_items=lambda batch: ...)."
     )

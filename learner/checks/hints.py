@@ -116,20 +116,21 @@ def loss_hints(learn: FullLearner) -> Iterator[str]:
     loss_func, targets = learn.loss_func, learn.targets
     if targets is None and takes(loss_func, None) and not takes(loss_func, None, None):
         yield (
-            "The loss function takes one argument, and is called with preds and targets (None if a batch has "
-            "no targets): write lambda preds, targets: loss(preds)."
+            "The loss function takes one argument, but is called with preds and targets (None if a batch "
+            "has no targets): write lambda preds, targets: loss(preds)."
         )
     is_tuple = isinstance(targets, tuple) and not takes(loss_func, None, *targets)
     if is_tuple and takes(loss_func, None, None):
         yield (
-            "Each entry of a tuple of targets is an argument of the loss function, which takes one: if the "
-            "tuple has one entry per item, make it a list, as in Data(..., split=lambda batch: (batch[0], "
-            "list(batch[1])))."
+            "Each entry of a tuple of targets is passed to the loss function as an argument, but it "
+            "takes only one. If the tuple has one entry per item, make it a list, as in Data(..., "
+            "split=lambda batch: (batch[0], list(batch[1])))."
         )
     if not learn.training and not isinstance(learn.preds, Tensor):
         yield (
             "This is validation, where the model is in evaluation mode. Some models, for example of "
-            "detection, compute their losses in training mode only, and return predictions here. Return None "
-            "from the loss function for those, and valid_loss is not measured: def loss(preds, targets): "
-            "return sum(preds.values()) if isinstance(preds, dict) else None"
+            "detection, compute their losses in training mode only, and return predictions here. For "
+            "such a model, return None from the loss function in validation; valid_loss is then not "
+            "measured: def loss(preds, targets): return sum(preds.values()) if isinstance(preds, dict) "
+            "else None"
         )

@@ -126,8 +126,9 @@ def class_problems(
         )
     elif probabilities and preds.ndim == 1 and len(preds) == n_items > 1:
         yield ValueError(
-            f"preds have shape {shape}, one number per item, which {title} takes for the classes of a single "
-            "item: give the model one output per class, or use binary_cross_entropy_with_logits or mse_loss."
+            f"preds have shape {shape}, one number per item, which {title} interprets as the classes of a "
+            "single item: give the model one output per class, or use binary_cross_entropy_with_logits "
+            "or mse_loss."
         )
     elif not probabilities and targets.dtype not in (torch.int64, torch.uint8):
         yield TypeError(
@@ -192,8 +193,9 @@ def wrong_shapes(preds: Tensor, targets: Tensor, title: str) -> Exception:
     first, second = tuple(preds.shape), tuple(targets.shape)
     together = broadcast(preds, targets)
     return ValueError(
-        f"preds have shape {first} and targets {second}: {title} would broadcast them to {together}, compare "
-        f"each with targets of others, and train on that without an error. {reshape_hint(first, second)}"
+        f"preds have shape {first} and targets {second}: {title} would broadcast them to {together} and "
+        "compare each prediction with the targets of other items, without an error. "
+        f"{reshape_hint(first, second)}"
     )
 
 
@@ -242,12 +244,12 @@ def no_gradient(learn: FullLearner, title: str) -> Exception:
         cause = "all parameters are frozen: call requires_grad_(True) on the layers to train."
     elif any(item.requires_grad for item in tensors_in(learn.preds)):
         cause = (
-            f"the predictions have one, so {title} detaches it: look there for .detach(), .item(), .data, "
-            "argmax, rounding, comparisons, NumPy, torch.tensor(...) or no_grad."
+            f"the predictions have a gradient, so {title} detaches it: look there for .detach(), .item(), "
+            ".data, argmax, rounding, comparisons, NumPy, torch.tensor(...) or no_grad."
         )
     else:
         cause = (
-            "the predictions have none either, so the model detaches it: look in its forward for "
+            "the predictions have no gradient either, so the model detaches it: look in its forward for "
             ".detach(), .data, argmax, NumPy, torch.tensor(...) or no_grad."
         )
     return ValueError(

@@ -29,9 +29,8 @@ def closure_problems(learn: FullLearner, is_as_loop: bool) -> Iterator[Exception
     instead = f", instead of {type(owner).__name__}" if isinstance(owner, (LeanStep, SAM)) else ""
     if (instead or is_as_loop) and needs_closure(learn.optimizer):
         yield TypeError(
-            f"the step of {title_of(learn.optimizer)} needs a closure that computes the loss again, and "
-            "nothing passes one: add the callback that does, Learner(..., callbacks=[ClosureStep()])"
-            f"{instead}."
+            f"the step of {title_of(learn.optimizer)} needs a closure that computes the loss again, but "
+            f"nothing passes one. Add ClosureStep: Learner(..., callbacks=[ClosureStep()]){instead}."
         )
 
 
@@ -44,9 +43,9 @@ def owner_problems(
     n_held = len(trainable) - len(missing)
     if not n_held:
         yield ValueError(
-            f"0 of {len(trainable)} trainable tensors are in the optimizer, which holds {len(held)} others: "
-            "it was made for another model, or before layers were replaced. Pass a factory, as in "
-            "partial(torch.optim.SGD, lr=0.1), or make the optimizer from this model's parameters()."
+            f"0 of {len(trainable)} trainable tensors are in the optimizer, which contains {len(held)} "
+            "others: it was made for another model, or before layers were replaced. Pass a factory, as "
+            "in partial(torch.optim.SGD, lr=0.1), or make the optimizer from this model's parameters()."
         )
     elif missing:
         yield LearnerWarning(
@@ -70,14 +69,14 @@ def unsaved_problems(learn: FullLearner) -> Iterator[Exception]:
             title = type(callback).__name__
             yield LearnerWarning(
                 f"{title}.{held[0]} is an optimizer whose state is not saved in checkpoints, so a resumed "
-                f"run gives other results: write state = ({held[0]!r},) in the class {title}."
+                f"run gives different results: write state = ({held[0]!r},) in the class {title}."
             )
         for each in optimizers_in(used_by(callback)):
             if id(each) not in saved | held_elsewhere:
                 yield LearnerWarning(
-                    f"the callback {callback.name!r} uses {title_of(each)}, an optimizer whose state is not "
-                    "saved in checkpoints, so a resumed run gives other results: make it an attribute of a "
-                    "Callback class, and name it in the `state` of the class."
+                    f"the callback {callback.name!r} uses {title_of(each)}, an optimizer whose state is "
+                    "not saved in checkpoints, so a resumed run gives different results: make it an "
+                    "attribute of a Callback class, and list it in the `state` of the class."
                 )
 
 

@@ -154,8 +154,8 @@ class EpochWatch(Callback):
             if n_batches != n_batches_of(loader) and not learn.loop.known.has_wrong_length():
                 message = (
                     f"epoch {learn.epoch} of {learn.n_epochs} had {n_batches} training batches, the one "
-                    f"before {self._n_batches}: the data seems to be used up by reading it. Pass a list, or "
-                    "a function that returns new batches."
+                    f"before {self._n_batches}: reading the data seems to use it up. Pass a list, or a "
+                    "function that returns new batches."
                 )
                 report_problems([LearnerWarning(message)])
             self._n_batches = n_batches  # warn once
@@ -174,7 +174,7 @@ def state_problems(callbacks: Iterable[Callback]) -> Iterator[Exception]:
         if missing:
             title = type(callback).__name__
             yield LearnerWarning(
-                f"{title}.state names {', '.join(map(repr, missing))}, but {title} has no such attribute "
+                f"{title}.state lists {', '.join(map(repr, missing))}, but {title} has no such attribute "
                 "after a fit, so snapshots do not save it: correct the spelling, or set it in before_fit."
             )
 
@@ -234,12 +234,12 @@ def training_problems(learn: FullLearner) -> Iterator[Exception]:
     own = set(map(id, held))
     if len(own) < len(held):
         yield ValueError(
-            f"the optimizer holds {counted(len(held) - len(own), 'parameter', 'parameters')} "
-            "twice, so each step would update it twice: pass each once, as model.parameters() does."
+            f"the optimizer contains {counted(len(held) - len(own), 'parameter', 'parameters')} twice, "
+            "and each step would update it twice. Pass each once, as model.parameters() does."
         )
     if any(not is_lazy(parameter) and parameter.is_inference() for parameter in trainable.values()):
         yield ValueError(
-            "the model was made inside torch.inference_mode(), so it cannot be trained: make it outside."
+            "the model was made inside torch.inference_mode(), so it cannot be trained: create it outside."
         )
     holds_all = all(id(parameter) in own for parameter in trainable.values())
     if not holds_all and learn.loop.runs_default("step"):  # the search for other optimizers is slow

@@ -14,9 +14,9 @@ from callbacks.distributed.distributed import Distributed
 from learner.state.protocol import FullLearner
 
 REMEDY = (
-    "Start it with torchrun, or add the callback Distributed. If it is one process, unset WORLD_SIZE. If the "
-    "processes are to train independently, or you synchronize them yourself, add a callback whose class has "
-    "`distributed = True`."
+    "Start it with torchrun, or add the callback Distributed. If this is the only process, unset "
+    "WORLD_SIZE. If the processes should train independently, or you synchronize them yourself, add a "
+    "callback whose class has `distributed = True`."
 )
 
 

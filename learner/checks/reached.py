@@ -48,8 +48,8 @@ def unkept_problems(marks: list[Mark], held: set[int]) -> Iterator[Exception]:
             )
             yield LearnerWarning(
                 f"the loss uses a {type(module).__name__} that {what}, and that snapshots and checkpoints "
-                "do not save. Pass the module itself as loss_func (or a partial or a method of it), or name "
-                "it, and its optimizer, in the `state` of a callback or of a subclass of Learner."
+                "do not save. Pass the module itself as loss_func (or a partial or a method of it), or "
+                "list it, and its optimizer, in the `state` of a callback or of a subclass of Learner."
             )
 
 

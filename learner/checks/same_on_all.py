@@ -37,9 +37,40 @@ def check_same_on_all(learn: FullLearner) -> None:
     differing = [line for line in lines if line]
     more = [f"and {len(differing) - N_SHOWN} more"] if len(differing) > N_SHOWN else []
     raise ValueError(
-        "the processes would train different things:\n  " + "\n  ".join([*differing[:N_SHOWN], *more]) + "\n"
-        "Start all with the same code, data and versions. A random split of the data needs a seed, as in "
-        "Data.from_tensors(..., seed=0). If each process reads its own data: Distributed(sharded=True)."
+        "the processes differ, so they would not train the same model:\n  "
+        + "\n  ".join([*differing[:N_SHOWN], *more])
+        + "\nStart "
+        "all "
+        "processes "
+        "with "
+        "the "
+        "same "
+        "code, "
+        "data "
+        "and "
+        "versions. "
+        "A "
+        "random "
+        "split "
+        "of "
+        "the "
+        "data "
+        "needs "
+        "a "
+        "seed, "
+        "as "
+        "in "
+        "Data.from_tensors(..., "
+        "seed=0). "
+        "If "
+        "each "
+        "process "
+        "reads "
+        "its "
+        "own "
+        "data, "
+        "pass "
+        "Distributed(sharded=True)."
     )
 
 

@@ -69,7 +69,10 @@ def print_suggestions(found: LRSearch, recipe: str, callbacks: Iterable[Callback
     if scheduler is None:
         print(f"To use the first: learner run {shlex.quote(recipe)} optimizer.lr={found.valley:.2g}")
     else:
-        print(f"{describe(scheduler)} sets the rate: write it there, optimizer.lr would have no effect.")
+        print(
+            f"{describe(scheduler)} sets the rate: change it there, because optimizer.lr would have no "
+            "effect."
+        )
 
 
 def do_show(options: argparse.Namespace) -> int:

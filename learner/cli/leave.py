@@ -17,7 +17,7 @@ from learner.scripts.to_script import still_needed, write_script
 
 def add_verbs(verbs: Verbs[Parser]) -> None:
     """Add the verbs to the command line."""
-    verb = add_recipe_verb(verbs, "to-script", "write the recipe as a script of plain PyTorch")
+    verb = add_recipe_verb(verbs, "to-script", "convert the recipe to a plain PyTorch script")
     text = "the file to write (train.py next to the recipe)"
     verb.add_argument("--output", type=Path, metavar="FILE", help=text)
     verb.set_defaults(function=do_to_script)

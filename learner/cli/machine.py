@@ -77,8 +77,8 @@ def sibling(problems: list[str]) -> str:
     others = [each.name for each in distributions() if each.name.lower() in ("learner", "callbacks")]
     if others:
         problems.append(
-            f"another package named {others[0]} is installed and has our import name: "
-            f"pip uninstall {others[0]}, then pip install --force-reinstall plainlearner."
+            f"another package, {others[0]}, is installed and uses our import name: pip uninstall "
+            f"{others[0]}, then pip install --force-reinstall plainlearner."
         )
     return "ours" if ours == found else f"NOT OURS: {callbacks.__file__}"
 

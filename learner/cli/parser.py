@@ -61,7 +61,7 @@ def check_output(path: Path | None, option: str = "--output") -> None:
         raise Mistake(f"{option} {path}: this is a folder; pass a file in it.")
     blocking = next((each for each in path.parents if each.is_file()), None) if path else None
     if blocking is not None:
-        raise Mistake(f"{option} {path}: {blocking} is a file, and not a folder.")
+        raise Mistake(f"{option} {path}: {blocking} is a file, not a folder.")
 
 
 def load(options: argparse.Namespace) -> Recipe:

@@ -110,7 +110,9 @@ def check_predict(options: argparse.Namespace) -> None:
         raise Mistake(f"--input {options.input}: there is no such file.")
     check_output(path)
     if path is not None and path.exists() and path.samefile(options.input):
-        raise Mistake(f"--output {path}: this is the input file, which stays as it is; pass another name.")
+        raise Mistake(
+            f"--output {path}: this is the input file, which is not overwritten; pass another name."
+        )
 
 
 def in_words(error: Exception) -> str:

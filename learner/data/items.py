@@ -43,8 +43,8 @@ def split_row(batch: Sequence[Any], n_inputs: int, target_keys: Sequence[str]) -
     """Split a tuple or list into inputs and targets."""
     if target_keys:
         raise TypeError(
-            f"Data(targets={target_keys}) names keys of mappings, but a batch is {describe(batch)}: "
-            "leave targets= out, and let the last items of a batch be the targets."
+            f"Data(targets={target_keys}) names keys of mappings, but a batch is {describe(batch)}: omit "
+            "targets=, so that the last items of a batch are the targets."
         )
     if n_inputs > len(batch):
         raise ValueError(

@@ -54,9 +54,9 @@ def leak(end: StopIteration, batches: Any) -> RuntimeError | None:
         where = f"a worker process of the loader:\n{str(end.value or end).strip()}\n"
     fetching = fetching_note(frames)
     return RuntimeError(
-        f"StopIteration was raised by {where}{f', {fetching}' if fetching else ''}; it would have ended the "
-        "epoch there. If next(iterator) may be exhausted, pass a default, next(iterator, None), or create "
-        "the iterator again."
+        f"StopIteration was raised by {where}{f', {fetching}' if fetching else ''}; it would have ended "
+        "the epoch there. If the iterator may be exhausted, pass a default, next(iterator, None), or "
+        "create the iterator again."
     )
 
 

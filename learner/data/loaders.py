@@ -115,7 +115,7 @@ def check_dataset(name: str, dataset: Any) -> None:
     drawable = hasattr(dataset, "__getitem__") or isinstance(dataset, IterableDataset)
     if name == "valid" and isinstance(dataset, float):
         raise TypeError(
-            f"from_datasets(valid={dataset}): a share is held out beforehand, as in `train, valid = "
+            f"from_datasets(valid={dataset}): split the data set first, as in `train, valid = "
             f"torch.utils.data.random_split(dataset, [{1 - dataset:g}, {dataset:g}])`."
         )
     if isinstance(dataset, (type, str, Mapping)) or not drawable:

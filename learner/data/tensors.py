@@ -229,8 +229,8 @@ def draw_rows(n_items: int, shares: Mapping[str, float], seed: int) -> list[Tens
             there = counted(n_items, "item", "items")
             there += f", of which {len(order)} are left" if found else ""
             raise ValueError(
-                f"{name}={share!r} cannot be held out of {there}: write a share between 0 and 1, or a number "
-                "of items, with at least one item in each part; a pair (inputs, targets); or None for none."
+                f"{name}={share!r} cannot be held out of {there}. Pass a share between 0 and 1 or a "
+                "number of items, with at least one item in each part; a pair (inputs, targets); or None."
             )
         found.append(order[:n_held_out])
         order = order[n_held_out:]
@@ -240,7 +240,7 @@ def draw_rows(n_items: int, shares: Mapping[str, float], seed: int) -> list[Tens
 def check_batch_size(batch_size: Any) -> int:
     """Check that the batch size is a whole number of at least 1."""
     if not is_whole(batch_size) or batch_size < 1:
-        raise ValueError(f"batch_size={batch_size!r}: write a whole number of items, 1 or more.")
+        raise ValueError(f"batch_size={batch_size!r}: pass a whole number of items, 1 or more.")
     return int(batch_size)
 
 
@@ -254,7 +254,7 @@ def check_seed(seed: Any) -> int:
     if seed is None:
         return draw_seed()
     if not is_whole(seed) or not 0 <= seed < 2**63:
-        raise ValueError(f"seed={seed!r}: write a whole number, 0 or more, or None to draw one.")
+        raise ValueError(f"seed={seed!r}: pass a whole number, 0 or more, or None to draw a random seed.")
     return int(seed)
 
 

@@ -199,7 +199,7 @@ def spread(rate: float | slice, n_groups: int) -> list[float]:
         return [checked_rate(rate)] * n_groups
     high = checked_rate(rate.stop)
     if rate.step is not None:
-        raise ValueError(f"{rate!r}: write slice(lo, hi), or slice(hi).")
+        raise ValueError(f"{rate!r}: pass slice(lo, hi), or slice(hi).")
     if rate.start is None:
         return [high / EARLIER] * (n_groups - 1) + [high]
     low = checked_rate(rate.start)
@@ -212,10 +212,10 @@ def checked_rate(rate: Any) -> float:
     """The rate as a float, if it is a positive number."""
     if isinstance(rate, bool) or not isinstance(rate, (int, float)):
         raise TypeError(
-            f"lr={rate!r}: write a number, as in 1e-3, or slice(1e-5, 1e-3) for rates per layer group."
+            f"lr={rate!r}: pass a number, as in 1e-3, or slice(1e-5, 1e-3) for rates per layer group."
         )
     if not 0 < rate < float("inf"):
-        raise ValueError(f"lr={rate!r}: write a finite number above 0.")
+        raise ValueError(f"lr={rate!r}: pass a finite number above 0.")
     return float(rate)
 
 
@@ -236,11 +236,11 @@ def freeze_to(learn: FullLearner, n: int, *, train_norms: bool = True) -> None:
     """
     groups: Groups = learn.layer_groups
     if type(n) is not int:
-        raise TypeError(f"freeze_to({n!r}): write the number of the first layer group to train, such as -1.")
+        raise TypeError(f"freeze_to({n!r}): pass the number of the first layer group to train, such as -1.")
     if not -len(groups) <= n < len(groups):
         raise ValueError(
-            f"freeze_to({n}): the model has {counted(len(groups), 'layer group', 'layer groups')}. "
-            f"Write {-len(groups)} to {len(groups) - 1}{'' if len(groups) > 1 else SPLIT_FIRST}."
+            f"freeze_to({n}): the model has {counted(len(groups), 'layer group', 'layer groups')}. Pass "
+            f"{-len(groups)} to {len(groups) - 1}{'' if len(groups) > 1 else SPLIT_FIRST}."
         )
     first = n % len(groups)
     norms = in_norms(learn.model)

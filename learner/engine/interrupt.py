@@ -95,7 +95,7 @@ def end_batch(learn: FullLearner) -> None:
     if learn.stop_reason == reason or learn.ranks.wants_to_stop:
         return  # the processes agree on it in a later batch
     learn.stop(reason)
-    hint = "; again to abort at once" if reason.endswith(SIGNALS[signal.SIGINT]) else ""
+    hint = "; press again to abort at once" if reason.endswith(SIGNALS[signal.SIGINT]) else ""
     print_line(f"\n{reason}: ending after this batch{hint}", "stderr")
 
 

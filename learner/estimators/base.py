@@ -194,7 +194,7 @@ def check_settings(make_module: Any, settings: Mapping[str, Any]) -> None:
             known = ", ".join(f"module__{each}" for each in found) or "none"
             raise TypeError(
                 f"{getattr(make_module, '__name__', make_module)} has no argument {name!r}, as in "
-                f"module__{name}.{hint} There are: {known}."
+                f"module__{name}.{hint} Available: {known}."
             )
 
 

@@ -85,11 +85,11 @@ class LearnerClassifier(ClassifierMixin, LearnerEstimator):
         given = self.classes if classes is None else classes
         self.classes_ = np.unique(column_or_1d(y)) if given is None else np.asarray(given)
         if len(set(self.classes_.tolist())) < len(self.classes_):
-            raise ValueError(f"classes={self.classes_.tolist()!r}: write each class once.")
+            raise ValueError(f"classes={self.classes_.tolist()!r}: pass each class once.")
         if len(self.classes_) < 2:
             raise ValueError(
-                f"{type(self).__name__} got data with one class, {self.classes_.tolist()}, and needs two or "
-                "more: if this is a part of the data, pass classes=[...]."
+                f"{type(self).__name__} got data with one class, {self.classes_.tolist()}, but needs two "
+                "or more. If this is only a part of the data, pass classes=[...]."
             )
 
     def _as_targets(self, y: Any) -> np.ndarray:

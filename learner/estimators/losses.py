@@ -93,8 +93,8 @@ def per_item(loss_func: Callable[..., Any], preds: Tensor, targets: Tensor) -> T
         return loss_func(preds, targets, reduction="none")
     except TypeError as error:
         raise TypeError(
-            f"sample_weight needs the loss of each item, and {loss_func!r} has no reduction='none' as the "
-            "losses of torch have: give it this argument, or leave sample_weight out."
+            f"sample_weight needs the loss of each item, and {loss_func!r} has no reduction='none', "
+            "unlike the losses of torch: add this argument, or omit sample_weight."
         ) from error
 
 

@@ -67,7 +67,7 @@ class NestedParameters(BaseEstimator):
         known = [*self._get_param_names(), *(f"{each}__..." for each in PREFIXES)]
         close = get_close_matches(name.split("__")[0], [each.removesuffix("__...") for each in known], n=1)
         hint = f" Did you mean {'__'.join([*close, *name.split('__')[1:]])}?" if close else ""
-        return f"{type(self).__name__} has no parameter {name!r}.{hint} There are: {', '.join(known)}."
+        return f"{type(self).__name__} has no parameter {name!r}.{hint} Available: {', '.join(known)}."
 
     def _settings(self, prefix: str) -> dict[str, Any]:
         """The settings with a prefix, without it."""

@@ -71,8 +71,9 @@ def mode_problems(learn: FullLearner) -> Iterator[Exception]:
     ]
     if learn.model.training and resting:
         yield LearnerWarning(
-            f"{listed(resting)} are trained in evaluation mode: their dropout is off, and their batch norm "
-            "does not update its statistics. If this is not meant, call learn.model.train() before the fit."
+            f"{listed(resting)} are trained in evaluation mode: their dropout is off, and their batch "
+            "norm does not update its statistics. If this is not intended, call learn.model.train() "
+            "before the fit."
         )
 
 

@@ -22,7 +22,7 @@ FLAGS = 0x808  # as torch sets them: names in UTF-8, sizes after the data
 
 WORTH_JOINING = 1 << 16  # bytes; computing a smaller sum is faster than finding and joining it
 CHUNK = 1 << 20
-NOT_RUN = "No checkpoint of ours does that; nothing in the file was run. Take another checkpoint."
+NOT_RUN = "No checkpoint of ours does that; nothing in the file was run. Use another checkpoint."
 
 
 @dataclass(frozen=True)

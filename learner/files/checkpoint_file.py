@@ -157,9 +157,9 @@ def read_plain(path: str | Path) -> Any:
             return payload.load(file, os.fstat(file.fileno()).st_size, is_ours=False)
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: {error} A file of plain torch.save may hold tensors, numbers and text only, as from "
-            "torch.save(model.state_dict(), path). If you trust this file, load it by hand: "
-            "pass the weights in torch.load(path, weights_only=False) to model.load_state_dict(...)."
+            f"{path}: {error} A file of plain torch.save may contain only tensors, numbers and text, as "
+            "from torch.save(model.state_dict(), path). If you trust this file, load it by hand: pass "
+            "the weights in torch.load(path, weights_only=False) to model.load_state_dict(...)."
         ) from None
 
 
@@ -241,7 +241,7 @@ def nearest(path: Path) -> str:
         return f"The folder {path.parent} does not exist either."
     names = sorted(entry.name for entry in path.parent.iterdir())
     close = difflib.get_close_matches(path.name, names, 3, 0.4) or names[:3]
-    return f"Beside it are: {', '.join(close)}." if close else "Its folder is empty."
+    return f"Next to it are: {', '.join(close)}." if close else "Its folder is empty."
 
 
 def names_in(folder: Path) -> str:

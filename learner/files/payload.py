@@ -55,7 +55,7 @@ def load(file: io.BufferedReader, length: int, *, is_ours: bool = True) -> Any:
         if "allocate" in str(error):  # a file that does not fit in memory is not damaged
             raise
         message = textwrap.shorten(str(error), 160)
-        raise ValueError(f"torch cannot read it ({message}). Take another checkpoint.") from None
+        raise ValueError(f"torch cannot read it ({message}). Use another checkpoint.") from None
 
 
 def check_pickle(records: dict[str, Record], *, is_ours: bool = True) -> None:

@@ -87,7 +87,7 @@ class _Packing:
             return packer(self, value)
         if type(value) is np.ndarray or isinstance(value, np.generic):
             return self.of_numpy(value)
-        return self.refuse(f"is of type {name_of(type(value))}, which a checkpoint does not hold")
+        return self.refuse(f"is of type {name_of(type(value))}, which a checkpoint cannot contain")
 
     def of_list(self, value: list[Any]) -> list[Any]:
         return list(value) if is_simple(value) else self.items(enumerate(value))
@@ -116,15 +116,15 @@ class _Packing:
             for part in key:
                 self.check_key(part, n_levels + 1)
         elif type(key) not in SCALARS or not is_simple([key]):
-            self.refuse(f"has a key of type {name_of(type(key))}, which a checkpoint does not hold")
+            self.refuse(f"has a key of type {name_of(type(key))}, which a checkpoint cannot contain")
 
     def of_default(self, value: collections.defaultdict[Any, Any]) -> dict[str, Any]:
         for name, factory in FACTORIES.items():
             if value.default_factory is factory:
                 return tagged("defaultdict", self.of_dict(value), factory=name)
         return self.refuse(
-            f"is a defaultdict of {value.default_factory!r}, which a checkpoint does not hold (of "
-            f"{', '.join(FACTORIES)} it does)"
+            f"is a defaultdict of {value.default_factory!r}, which a checkpoint cannot contain (only "
+            f"those of {', '.join(FACTORIES)})"
         )
 
     def of_set(self, value: set[Any] | frozenset[Any]) -> dict[str, Any]:
@@ -135,10 +135,10 @@ class _Packing:
             parts = [part.detach() for part in (value._indices(), value._values())]
             return tagged("sparse", parts, shape=tuple(value.shape), coalesced=value.is_coalesced())
         if value.is_meta:
-            self.refuse("is a tensor without values (on `meta`), which a checkpoint does not hold")
+            self.refuse("is a tensor without values (on `meta`), which a checkpoint cannot contain")
         if value.layout is not torch.strided or value.is_quantized or value.is_nested:
             kind = "nested" if value.is_nested else value.dtype if value.is_quantized else value.layout
-            self.refuse(f"is a tensor of kind {kind}, which a checkpoint does not hold")
+            self.refuse(f"is a tensor of kind {kind}, which a checkpoint cannot contain")
         plain = value.detach().resolve_conj().resolve_neg()
         # torch.save writes the whole storage of a view; an expanded tensor has more items than its storage
         is_whole = plain.untyped_storage().nbytes() == plain.numel() * plain.element_size()
@@ -147,14 +147,14 @@ class _Packing:
     def of_numpy(self, value: Any) -> dict[str, Any]:
         if value.dtype.kind not in "biufc":
             self.refuse(
-                f"is a NumPy array or number of dtype {value.dtype}, which a checkpoint does not hold"
+                f"is a NumPy array or number of dtype {value.dtype}, which a checkpoint cannot contain"
             )
         kind = "array" if type(value).__name__ == "ndarray" else "number"
         return tagged(kind, as_tensor(value.tobytes()), dtype=value.dtype.str, shape=tuple(value.shape))
 
     def of_array(self, value: array.array[Any]) -> dict[str, Any]:
         if value.typecode not in NUMERIC:
-            self.refuse(f"is an array of typecode {value.typecode!r}, which a checkpoint does not hold")
+            self.refuse(f"is an array of typecode {value.typecode!r}, which a checkpoint cannot contain")
         return tagged("array.array", as_tensor(memoryview(value).cast("B")), typecode=value.typecode)
 
     def refuse(self, what: str) -> NoReturn:

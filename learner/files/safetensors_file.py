@@ -28,7 +28,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         return torch_files.load_file(path)
     except (OSError, import_module("safetensors").SafetensorError) as error:
         raise CheckpointError(
-            f"{path}: it cannot be read as safetensors ({error}). Take another file."
+            f"{path}: it cannot be read as safetensors ({error}). Use another file."
         ) from None
 
 

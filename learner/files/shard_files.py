@@ -145,8 +145,8 @@ def problem_of(seal: dict[str, Any], path: Path) -> str | None:
     folder = path.with_name(Path(seal["folder"]).name)
     if not folder.is_dir():
         return (
-            f"its tensors are in the folder {folder.name}, which is not beside it. Copy both, and let all "
-            "processes write to one disk."
+            f"its tensors are in the folder {folder.name}, which is not next to it. Copy both, and make "
+            "sure that all processes write to the same disk."
         )
     for name, known in seal["files"].items():
         file = folder / Path(name).name

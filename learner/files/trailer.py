@@ -10,7 +10,7 @@ from learner.files import archive
 
 FORMAT = 2  # version of the format; increased when older versions cannot read a file
 MAGIC = b"plainlearner checkpoint"
-ANOTHER = "Take another checkpoint."
+ANOTHER = "Use another checkpoint."
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9"  # torch's magic number, pickled
 REWRITE = "write it again, torch.save(torch.load(path, weights_only=True), path), and load that."
 
@@ -37,10 +37,11 @@ def check_complete(file: io.BufferedReader) -> int:
         raise ValueError(without_trailer(start, size))
     if version > FORMAT:
         raise ValueError(
-            f"it is of format {version}, and this plainlearner reads up to {FORMAT}: take a newer one."
+            f"it has format {version}, but this version of plainlearner reads formats up to {FORMAT}: "
+            "install a newer version."
         )
     if size - TRAILER_SIZE != length:
-        raise ValueError(f"{size} bytes are there, {length + TRAILER_SIZE} were written. {ANOTHER}")
+        raise ValueError(f"it has {size} bytes, but {length + TRAILER_SIZE} were written. {ANOTHER}")
     if archive.sum_between(file, 0, length) != crc:
         raise ValueError(
             f"its {size} bytes are not those that were written (the checksum differs). {ANOTHER}"

@@ -26,7 +26,7 @@ def of(*kinds: type) -> Check:
     def check(value: Any, place: str) -> Iterator[str]:
         if type(value) not in kinds:
             wanted = " or ".join(WORDS.get(kind, kind.__name__) for kind in kinds)
-            yield f"{place} is {shown(value)}, where {wanted} is needed"
+            yield f"{place} is {shown(value)}, but must be {wanted}"
 
     return check
 

@@ -290,7 +290,7 @@ def check_learner(made: Any, data: Data, models: list[Any]) -> None:
         raise ValueError("cross_validate: make_learner must pass the data that it gets to the Learner.")
     if any(made.model is model for model in models):
         raise ValueError(
-            "cross_validate: make_learner returned the model of the fold before, which has seen the items of "
-            "this fold: make a new model in it."
+            "cross_validate: make_learner returned the model of the previous fold, which has seen the "
+            "items of this fold: create a new model in it."
         )
     models[:] = [made.model]

@@ -143,8 +143,8 @@ def noted_as_made_up(learn: FullLearner, example: Any) -> Iterator[None]:
     except Exception as error:
         if example is None and first_batch(learn.data) is None:
             error.add_note(
-                "export: there is no batch of data, so the inputs have random numbers, or zeros if they are "
-                "whole numbers. If the model cannot take these: pass example=inputs."
+                "export: there is no batch of data, so the inputs are random numbers, or zeros if they "
+                "are whole numbers. If the model cannot take these, pass example=inputs."
             )
         raise
 
@@ -276,8 +276,9 @@ def disagreement(learn: FullLearner, n_items: int, what: str) -> str:
     if not learn.loop.runs_default("forward"):
         causes += f" {type(learn).__name__} or a callback overrides forward."
     return (
-        f"export: for {n_items} items the output of the exported model {what}. Nothing was written.{causes} "
-        "The file holds the model alone: what happens outside of it must be a part of its forward."
+        f"export: for {n_items} items the output of the exported model {what}. Nothing was "
+        f"written.{causes} The file contains only the model: what happens outside the model must become "
+        "part of its forward."
     )
 
 

@@ -52,8 +52,8 @@ def by_class(labels: np.ndarray[Any, Any], order: np.ndarray[Any, Any], k: int) 
     counts = np.bincount(labels)
     if counts.min() < k:
         warn(
-            f"cross_validate(stratify=...): a class has {counts.min()} items, fewer than the {k} folds, so "
-            "that some folds have none of it."
+            f"cross_validate(stratify=...): a class has {counts.min()} items, fewer than the {k} folds, "
+            "so some folds would have none of it."
         )
     return dealt(order[np.argsort(labels[order], kind="stable")], k)
 

@@ -133,9 +133,9 @@ class Gathered:
             return self.batches
         if self.name == "preds" and is_one_per_batch(self.batches, self.sizes):
             warn(
-                f"get_preds: there is one entry per batch and not per item, since a batch of {self.sizes[0]} "
-                f"items gave {describe(self.batches[0])}. Return one row per item, from the model or from "
-                "keep; or pass returns='batches' for a list with one entry per batch."
+                "get_preds: there is one entry per batch, not per item, because a batch of "
+                f"{self.sizes[0]} items gave {describe(self.batches[0])}. Return one row per item, from "
+                "the model or from keep; or pass returns='batches' for a list with one entry per batch."
             )
         return join(self.batches, self.sizes, self.name)
 

@@ -152,8 +152,8 @@ def report_once(arguments: dict[Any, Any], samples: Samples, learn: FullLearner)
         return
     key, sample = shown
     print_line(
-        f"predict: one item of shape {tuple(arguments[key].shape)}, as training batches have the shape "
-        f"{sample.of_batch()}; the result has no batch dimension"
+        f"predict: one item of shape {tuple(arguments[key].shape)}, because training batches have the "
+        f"shape {sample.of_batch()}; the result has no batch dimension"
     )
 
 

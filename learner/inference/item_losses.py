@@ -158,7 +158,7 @@ def check_losses(losses: Tensor, whole: Tensor) -> None:
     if is_mean or is_sum or not all(map(math.isfinite, (low, high, batch))):
         return
     raise ValueError(
-        f"get_preds(with_loss=True): the loss of a batch is {batch:.4g}, while its items alone have losses "
-        f"from {low:.4g} to {high:.4g}. It depends on the items together, as a contrastive loss does, so a "
-        "single item has no loss of its own. Leave with_loss out."
+        f"get_preds(with_loss=True): the loss of a batch is {batch:.4g}, but its items alone have losses "
+        f"from {low:.4g} to {high:.4g}. It depends on the items together, as a contrastive loss does, so "
+        "a single item has no loss of its own. Leave with_loss out."
     )

@@ -25,8 +25,8 @@ def writer_of(path: Path) -> Writer:
     """The writer of a format, by the suffix of the file."""
     if path.suffix not in WRITERS:
         raise ValueError(
-            f"export({path.name!r}): the suffix is the format: '.pt2' (torch.export), '.onnx', "
-            "'.safetensors' or '.pt' (weights)."
+            f"export({path.name!r}): the suffix must be '.pt2' (torch.export), '.onnx', '.safetensors' or "
+            "'.pt' (weights)."
         )
     write, extra, packages = WRITERS[path.suffix]
     for package in packages:
@@ -176,7 +176,7 @@ def write_weights(model: nn.Module, call: Call, file: Path) -> tuple[Run, str]:
         extra = [name for name, each in state.items() if not isinstance(each, Tensor)]
         if extra:
             raise ValueError(
-                f"export: a .safetensors file holds tensors only, and {extra[0]!r} is a "
+                f"export: a .safetensors file can contain only tensors, but {extra[0]!r} is a "
                 f"{type(state[extra[0]]).__name__}: export to a .pt file."
             )
         write_safetensors(file, {name: each.contiguous() for name, each in state.items()})

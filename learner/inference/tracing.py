@@ -75,8 +75,8 @@ def unsupported(error: Exception, program: torch.export.ExportedProgram) -> str:
     other = f"this program: {summary.group(1) if summary else words.splitlines()[0]}"
     what = f"the operator {operator.group(1)}{at}" if operator else other
     return (
-        f"export: the ONNX exporter has no form for {what}. Compute it from other operators, or export a "
-        ".pt2, which holds every operator of torch."
+        f"export: the ONNX exporter cannot convert {what}. Use other operators, or export a .pt2, which "
+        "supports all operators of torch."
     )
 
 

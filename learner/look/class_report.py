@@ -73,7 +73,7 @@ def class_report(counts: Tensor, classes: Sequence[Any], *, is_multilabel: bool)
     report.totals["weighted mean"] = mean_of(table, columns[2])
     report.totals["all labels" if is_multilabel else "accuracy"] = scores(*map(sum, columns))
     noun = "Labels" if is_multilabel else "Classes"
-    empty = (("never answered, so their precision is 0", columns[1]), ("never a target", columns[2]))
+    empty = (("never predicted, so their precision is 0", columns[1]), ("never a target", columns[2]))
     for words, numbers in empty:
         names = [str(name) for name, n in zip(classes, numbers, strict=True) if not n]
         if names:

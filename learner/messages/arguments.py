@@ -51,8 +51,8 @@ def check_state(cls: Any, base: Any) -> None:
     kept = [name for name in state if hasattr(base, name) or name in declared or name in KEPT]
     if kept:
         raise TypeError(
-            f"{cls.__name__}.state names {kept[0]!r}, which belongs to every learner: name the attributes "
-            f"that {cls.__name__} adds."
+            f"{cls.__name__}.state lists {kept[0]!r}, which belongs to every learner: list only the "
+            f"attributes that {cls.__name__} adds."
         )
 
 
@@ -189,11 +189,11 @@ def check_n_epochs(n_epochs: Any) -> None:
     """Check that the number of epochs is a whole number of at least 0."""
     if type(n_epochs) is not int:
         raise TypeError(
-            f"fit(n_epochs={n_epochs!r}): write a whole number of epochs, as fit(10); this is "
-            f"{type(n_epochs).__name__}."
+            f"fit(n_epochs={n_epochs!r}): pass a whole number of epochs, as in fit(10), not a value of "
+            f"type {type(n_epochs).__name__}."
         )
     if n_epochs < 0:
-        raise ValueError(f"fit(n_epochs={n_epochs}): write 0 or more epochs.")
+        raise ValueError(f"fit(n_epochs={n_epochs}): pass 0 or more epochs.")
 
 
 def rate_problems(optimizer: torch.optim.Optimizer) -> Iterator[Exception]:

@@ -76,7 +76,7 @@ def hint_for(name: str, own: list[str], title: str) -> str:
     if name in RATE_KEYWORDS:
         return RATE_HINT
     if name in DECAY_KEYWORDS:
-        return "Weight decay is the optimizer's, as in partial(torch.optim.AdamW, weight_decay=0.01)."
+        return "Weight decay belongs to the optimizer, as in partial(torch.optim.AdamW, weight_decay=0.01)."
     return ""
 
 
@@ -88,8 +88,8 @@ POSITION_HINTS = {
 RATE_KEYWORDS = ("lr", "lr_max", "max_lr", "learning_rate")
 DECAY_KEYWORDS = ("wd", "weight_decay")
 RATE_HINT = (
-    "The rate is the optimizer's, as in optimizer=partial(torch.optim.Adam, lr=1e-3), or that of a schedule, "
-    "as in learn.fit_one_cycle(5, 1e-3)."
+    "The rate belongs to the optimizer, as in optimizer=partial(torch.optim.Adam, lr=1e-3), or to a "
+    "schedule, as in learn.fit_one_cycle(5, 1e-3)."
 )
 
 # Hints for settings without an argument, by the function's name and the keyword.
@@ -103,16 +103,16 @@ HINTS = {
     ("Learner", "device"): DEVICE,
     ("Learner", "scheduler"): SCHEDULE,
     ("Learner", "lr_scheduler"): SCHEDULE,
-    ("Learner", "wd_bn_bias"): "It is decay_norms=False.",
+    ("Learner", "wd_bn_bias"): "Use decay_norms=False.",
     ("Learner", "seed"): "Seed torch before the model is made, with torch.manual_seed(0).",
     ("load", "strict"): "For a part of the weights: learn.model.load_state_dict(state, strict=False).",
-    ("load", "with_opt"): "The optimizer is loaded too; for the weights alone pass only='model'.",
-    ("save", "with_opt"): "The optimizer is saved too; for the weights alone call learn.export('model.pt').",
+    ("load", "with_opt"): "The optimizer is loaded too; for only the weights, pass only='model'.",
+    ("save", "with_opt"): "The optimizer is saved too; for only the weights, call learn.export('model.pt').",
     ("predict", "batch_size"): "For batches of many items call learn.get_preds(loader).",
-    ("lr_find", "show_plot"): "It draws if you ask: learn.lr_find().plot().",
+    ("lr_find", "show_plot"): "To draw the losses, call learn.lr_find().plot().",
     ("lr_find", "suggest_funcs"): "The result has all of them: .valley, .slide, .minimum and .steep.",
     ("plot_confusion_matrix", "figsize"): "Pass axes of that size: ax=plt.subplots(figsize=(8, 8))[1].",
-    ("plot_top_losses", "classes"): "Name them before: Interpretation(learn, classes=[...]).",
+    ("plot_top_losses", "classes"): "Pass them earlier: Interpretation(learn, classes=[...]).",
     ("from_tensors", "n_inputs"): "Several inputs are a tuple: Data.from_tensors((first, second), targets).",
     ("from_tensors", "num_workers"): "Tensors are batched by index, without workers.",
     ("from_datasets", "seed"): SEED,

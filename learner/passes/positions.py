@@ -122,7 +122,7 @@ def steps_done(then: Mapping[str, Any], share: Share, loader: Any) -> int:
     if shards != own:
         raise ValueError(
             f"the pass was interrupted with {shards_in_words(shards)}, but now there is "
-            f"{shards_in_words(own)}, so the batches that are done are not known. Resume with as many "
+            f"{shards_in_words(own)}, so it is not known which batches are done. Resume with as many "
             "processes, or from a checkpoint that was saved after an epoch."
         )
     if group == share.group:

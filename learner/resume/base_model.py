@@ -51,8 +51,9 @@ def with_base(model: nn.Module, contents: dict[str, Any], path: Path) -> dict[st
     if missing or sum_of(own[name] for name in base) != left["sum"]:
         problem = f"the model lacks {listed(missing)}" if missing else f"the values of {listed(base)} differ"
         raise ValueError(
-            f"{path} holds the trained weights alone, without those of the base model, and the base model is "
-            f"another one: {problem}. First load the base weights of the run. Nothing was changed."
+            f"{path} contains only the trained weights, without those of the base model, and the base "
+            f"model is a different one: {problem}. First load the base weights of the run. Nothing was "
+            "changed."
         )
     return {**contents, "model": {**contents["model"], **{name: own[name].detach() for name in base}}}
 

@@ -167,10 +167,10 @@ def position_problems(position: dict[str, Any], fit: dict[str, Any]) -> Iterator
     """Report a position outside a pass, or in a pass whose state is missing."""
     phase = position["phase"]
     if phase not in (None, "train", "validate"):
-        yield f"fit.position.phase is {phase!r}, where 'train', 'validate' or None is needed"
+        yield f"fit.position.phase is {phase!r}, but must be 'train', 'validate' or None"
     for name, least in {"epoch": 0, "n_done": 0, "group": 1, "shards": 1}.items():
         if position.get(name, least) < least:
-            yield f"fit.position.{name} is {position[name]}, where {least} or more is needed"
+            yield f"fit.position.{name} is {position[name]}, but must be {least} or more"
     for name in ("mark", "now"):
         if phase is not None and fit[name] is None:
-            yield f"fit.{name} is None, where a state is needed because fit.position.phase is {phase!r}"
+            yield f"fit.{name} is None, but must be a state because fit.position.phase is {phase!r}"

@@ -24,15 +24,16 @@ def check_finite(learn: FullLearner, path: Path) -> None:
     bad = [name for name in suspects(found) if n_bad(name, found[name], found[name]) > known.get(name, 0)]
     if bad:
         raise FloatingPointError(
-            f"{path.name} was not written: {bad[0]!r} holds NaN or infinity"
-            f"{f' (and {len(bad) - 1} more)' if len(bad) > 1 else ''}, and no run can resume from that. "
-            "Earlier checkpoints are unchanged. Lower the learning rate or clip the gradients."
+            f"{path.name} was not written: {bad[0]!r} contains NaN or "
+            f"infinity{f' (and {len(bad) - 1} more)' if len(bad) > 1 else ''}, and no run can resume from "
+            "that. Earlier checkpoints are unchanged. Lower the learning rate or clip the gradients."
         )
     new = sorted(nan_buffers(found) & watch.good) if watch.good else []
     if new:
         watch.good.difference_update(new)
         warn(
-            f"{path.name} holds NaN in {', '.join(map(repr, new[:3]))}{', ...' if len(new) > 3 else ''}, "
-            "which had no NaN at the start of the fit. If this is not intended, find the code that writes to "
-            "it, and resume from an earlier checkpoint."
+            f"{path.name} contains NaN in "
+            f"{', '.join(map(repr, new[:3]))}{', ...' if len(new) > 3 else ''}, which had no NaN at the "
+            "start of the fit. If this is not intended, find the code that writes to it, and resume from "
+            "an earlier checkpoint."
         )

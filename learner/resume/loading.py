@@ -41,7 +41,7 @@ def read(path: str | Path) -> dict[str, Any]:
     missing = [piece for piece in PIECES if piece not in contents]
     if missing:
         raise checkpoint_file.CheckpointError(
-            f"{path} lacks {', '.join(map(repr, missing))}, so a run cannot resume from it: take another "
+            f"{path} lacks {', '.join(map(repr, missing))}, so a run cannot resume from it. Use another "
             "checkpoint. Other code may have written it."
         )
     check_kinds(contents, path)
@@ -85,7 +85,7 @@ def matched(learn: FullLearner, contents: dict[str, Any], path: Path) -> dict[st
 
 
 MODEL_FIX = "Make the learner with the model that was saved. Nothing was loaded."
-LOAD_FIX = "Make the same learner, or load the weights alone: load(path, only='model'). Nothing was loaded."
+LOAD_FIX = "Make the same learner, or load only the weights: load(path, only='model'). Nothing was loaded."
 
 
 @suggest_keywords
@@ -111,7 +111,7 @@ def load(learn: FullLearner, path: str | Path, *, only: Literal["model"] | None 
         raise ValueError(f"load(only={only!r}): choose 'model', or None for everything.")
     if weights_file.is_weights_file(path):
         weights_file.put_weights(learn.model, path.absolute())
-        print_line(f"{path.name}: only the weights were loaded; the file holds nothing else for a learner")
+        print_line(f"{path.name}: only the weights were loaded; the file contains nothing else for a learner")
         return
     contents = matched(learn, read(path), path)
     parts, fix = (("model",), MODEL_FIX) if only else (("model", "optimizer", "callbacks"), LOAD_FIX)

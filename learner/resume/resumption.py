@@ -156,9 +156,9 @@ class Resumption:
         lost = [name for name, state in states.items() if state and name not in learn.callbacks]
         if lost and not self.may_lose_callbacks:
             raise ValueError(
-                f"{self.path} holds the state of the callback {lost[0]!r}, which was added in mid-fit and is "
-                "missing now. Pass it to the Learner or to fit, or add it in a before_fit. To resume "
-                "without its state: allow=('callbacks',)."
+                f"{self.path} contains the state of the callback {lost[0]!r}, which was added during the "
+                "fit and is missing now. Pass it to the Learner or to fit, or add it in a before_fit. To "
+                "resume without its state: allow=('callbacks',)."
             )
 
     def _restore(self, learn: FullLearner) -> None:
@@ -192,7 +192,7 @@ def find(learn: FullLearner, n_epochs: int, resume: Resume, allow: Iterable[str]
     point = point_in(learn, ranks, found)
     if point.fit["index"] < learn.n_fits:  # a new fit, after the one of the file
         if resume == "must":
-            raise ValueError(f"fit(resume='must'): {found} is of a fit that is finished; this fit is new.")
+            raise ValueError(f"fit(resume='must'): {found} is from a finished fit; this fit is new.")
         return None
     if point.is_of_a_later_fit:
         allow = (*allow, "callbacks", "optimizer")
@@ -216,7 +216,7 @@ def point_in(learn: FullLearner, ranks: Ranks, path: Path) -> Resumption:
     if point.fit["index"] > learn.n_fits:
         point.is_of_a_later_fit = True
         print_line(
-            f"fit {learn.n_fits} of this run is done: {path.name} is of the later fit {point.fit['index']}"
+            f"fit {learn.n_fits} of this run is done: {path.name} is from the later fit {point.fit['index']}"
         )
     return point
 
@@ -280,7 +280,7 @@ def check_n_epochs(learn: FullLearner, point: Resumption, n_epochs: int) -> None
     done = point.position["epoch"]
     if n_epochs < done or (n_epochs == done and point.position["phase"] is not None):
         raise ValueError(
-            f"{point.path} was saved {point}, but fit is to have {n_epochs}: pass at least "
+            f"{point.path} was saved {point}, but n_epochs is {n_epochs}: pass at least "
             f"{done + (point.position['phase'] is not None)}, or start another run in another folder."
         )
     if point.position["ended"]:
@@ -294,6 +294,6 @@ def check_n_epochs(learn: FullLearner, point: Resumption, n_epochs: int) -> None
         isinstance(each, (TorchScheduler, ParamScheduler)) for each in learn.callbacks
     ):
         warn(
-            f"the run was planned for {point.fit['n_epochs']} epochs and is now to have {n_epochs}: a "
-            "schedule over the whole run now has another length."
+            f"the run was planned for {point.fit['n_epochs']} epochs and now has {n_epochs}: a schedule "
+            "over the whole run now has another length."
         )

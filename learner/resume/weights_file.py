@@ -63,9 +63,9 @@ def state_in(contents: Any, path: Path) -> State:
         return items_of(found[within[0]])
     what = f"a dict with {listed([repr(key) for key in found])}" if found else f"a {type(contents).__name__}"
     raise checkpoint_file.CheckpointError(
-        f"{path} holds {what}, which has {'several state dicts' if states else 'no state dict'}. It must be "
-        f"a state dict, or hold one under a key; the keys {', '.join(map(repr, WRAPPERS))} come first. Save "
-        "the weights with torch.save(model.state_dict(), path)."
+        f"{path} contains {what}, which has {'several state dicts' if states else 'no state dict'}. It "
+        f"must be a state dict, or contain one under a key; the keys {', '.join(map(repr, WRAPPERS))} are "
+        "tried first. Save the weights with torch.save(model.state_dict(), path)."
     )
 
 
@@ -119,7 +119,7 @@ def prefix_hint(own: State, state: State) -> str:
     if not name or not prefix or prefix == other or {prefix + each for each in own} - state.keys():
         return ""
     return (
-        f" In the file the names begin with {prefix!r}: "
+        f" In the file, the names begin with {prefix!r}: "
         f"model.load_state_dict({{name.removeprefix({prefix!r}): each for name, each in state.items()}})."
     )
 

@@ -34,7 +34,7 @@ def read_inputs(path: Path, samples: Samples, columns: Sequence[str] = ()) -> di
     if path.suffix not in SUFFIXES:
         raise Mistake(f"{path}: inputs are read from files that end in {', '.join(SUFFIXES)}.")
     if columns and path.suffix != ".csv":
-        raise Mistake(f"--columns selects columns of a CSV file, and {path} is another file.")
+        raise Mistake(f"--columns selects columns of a CSV file, but {path} is not one.")
     try:
         found = read_csv(path, columns) if path.suffix == ".csv" else read_binary(path)
     except OSError as error:
@@ -67,15 +67,16 @@ def by_name(found: Any, samples: Samples, path: Path) -> dict[Any, Any]:
     if isinstance(found, Mapping):
         missing = [key for key in keys if key not in found and isinstance(samples[key], Sample)]
         if missing and all(isinstance(key, str) for key in keys):
-            raise Mistake(f"{path} has {', '.join(map(str, found))}, and lacks {', '.join(missing)}.")
+            raise Mistake(f"{path} has {', '.join(map(str, found))}, but lacks {', '.join(missing)}.")
         if keys and not isinstance(keys[0], str):
             raise Mistake(f"{path} is {describe(found)}, but the model takes inputs by position.")
         return {key: found[key] for key in keys or found}
     row = list(found) if isinstance(found, (tuple, list)) and all(map(is_array, found)) else [found]
     if keys and len(row) != len(keys):
         raise Mistake(
-            f"{path} has {counted(len(row), 'input', 'inputs')}, and the model takes {len(keys)}: "
-            f"{', '.join(map(str, keys))}. Several inputs are a list of tensors, or a mapping, in a .pt file."
+            f"{path} has {counted(len(row), 'input', 'inputs')}, but the model takes {len(keys)}: "
+            f"{', '.join(map(str, keys))}. Several inputs are a list of tensors, or a mapping, in a .pt "
+            "file."
         )
     return dict(zip(keys or range(len(row)), row, strict=True))
 
@@ -104,12 +105,12 @@ def wrong_shape(item: Any, sample: Sample, title: str) -> str:
     """The message for inputs of another shape than the training data."""
     if len(sample.shape) == 1 and item.ndim == 2:
         n_given = counted(item.shape[1], "column", "columns")
-        return f"{title} has {n_given}, and the model was trained on {sample.shape[0]} per item."
+        return f"{title} has {n_given}, but the model was trained on {sample.shape[0]} per item."
     hint = ""
     if title.endswith(".csv") and len(sample.shape) > 1:
         hint = f" A row needs the {math.prod(sample.shape)} numbers of one item."
     return (
-        f"{title} has the shape {tuple(item.shape)}, and the model was trained on batches of shape "
+        f"{title} has the shape {tuple(item.shape)}, but the model was trained on batches of shape "
         f"{Sample(sample.shape, sample.dtype).of_batch('items')}.{hint}"
     )
 
@@ -119,14 +120,14 @@ def in_dtype(item: Any, dtype: torch.dtype, title: str) -> Any:
     try:
         given = item if isinstance(item, Tensor) else torch.from_numpy(np.array(item[:1]))
     except TypeError:
-        raise Mistake(f"{title} contains {item.dtype}, and the model takes {dtype}.") from None
+        raise Mistake(f"{title} contains {item.dtype}, but the model takes {dtype}.") from None
     if given.dtype == dtype:
         return item
     whole = item if isinstance(item, Tensor) else torch.from_numpy(np.array(item))
     found = whole.to(dtype)
     is_rounded = dtype.is_floating_point or dtype.is_complex
     if not is_rounded and not torch.equal(found.to(torch.float64), whole.to(torch.float64)):
-        raise Mistake(f"{title} has numbers that {dtype}, the type of the training data, does not hold.")
+        raise Mistake(f"{title} has numbers that {dtype}, the type of the training data, cannot represent.")
     return found
 
 
@@ -154,7 +155,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> np.ndarray[Any, Any]:
     except ValueError as error:
         raise Mistake(first_problem(lines, delimiter, header, numbers, path)) from error
     if has_header and not columns and found.shape[1] != len(header):
-        raise Mistake(f"{path}: the header has {len(header)} names, and a row {found.shape[1]} numbers.")
+        raise Mistake(f"{path}: the header has {len(header)} names, but a row has {found.shape[1]} numbers.")
     return found
 
 
@@ -177,8 +178,8 @@ def is_header(cells: Sequence[str], path: Path) -> bool:
         cell = cells[words[0]]
         shown = repr(cell) if cell.strip() else "an empty cell"
         raise Mistake(
-            f"{path}, line 1, column {words[0] + 1}: {shown} is not a number, and most other cells are. If "
-            "the line is a header, write names that are not numbers."
+            f"{path}, line 1, column {words[0] + 1}: {shown} is not a number, but most other cells are. "
+            "If the line is a header, write names that are not numbers."
         )
     if not words and len(cells) > 2 and list(map(str.strip, cells)) == numbered(len(cells)):
         print_line(f"{path}: line 1 (0, 1, 2, ...) counts as an item; remove it if it is a header", "stderr")
@@ -205,7 +206,7 @@ def number_of(name: str, header: Sequence[str], path: Path) -> int:
     if name in names:
         return names.index(name)
     close = closest(name, names)
-    hint = f"Did you mean {close!r}?" if close else f"There are: {', '.join(names[:12])}."
+    hint = f"Did you mean {close!r}?" if close else f"Available: {', '.join(names[:12])}."
     raise Mistake(f"{path} has no column {name!r}. {hint}")
 
 
@@ -219,7 +220,7 @@ def first_problem(
         cells = next(csv.reader([line], delimiter=delimiter))
         if len(cells) != len(header):
             n_cells = counted(len(cells), "cell", "cells")
-            return f"{path}, line {number}: {n_cells}, and the first line has {len(header)}."
+            return f"{path}, line {number}: {n_cells}, but the first line has {len(header)}."
         for at in range(len(cells)) if numbers is None else numbers:
             if not is_number(cells[at]):
                 column = repr(header[at].strip()) if has_header else str(at + 1)

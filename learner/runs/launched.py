@@ -31,8 +31,8 @@ def check_same_recipe(recipe: Recipe, ranks: Ranks) -> None:
     if differing:
         names = sorted({name for each in found for name in each if each.get(name) != found[0].get(name)})
         raise Mistake(
-            f"{', '.join(names)}: {of_ranks(differing)} read another text than rank 0. Copy the same files "
-            "to all machines, or put them on a disk that all of them see."
+            f"{', '.join(names)}: {of_ranks(differing)} read a different text than rank 0. Copy the same "
+            "files to all machines, or put them on a disk that all of them see."
         )
 
 
@@ -48,7 +48,9 @@ def folder_of_run(recipe: Recipe, runs: Path) -> tuple[Path, bool]:
     if folder is None:
         folder = new_folder(runs, recipe.path)
     else:
-        print_line(f"started again, and {shown_path(folder)} has no checkpoint: the run begins again")
+        print_line(
+            f"restarted, but {shown_path(folder)} has no checkpoint: the run starts from the beginning"
+        )
         shutil.rmtree(folder)
         folder.mkdir()
     if launch():

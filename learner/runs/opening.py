@@ -93,8 +93,8 @@ def check_has(folder: Path, weights: Which, facts: dict[str, Any]) -> None:
     """Check that a run can be read by this version, and has the weights."""
     if isinstance(facts.get("format"), int) and facts["format"] > FORMAT:
         raise ValueError(
-            f"{folder}: its run.json is of format {facts['format']}, and this plainlearner reads up to "
-            f"{FORMAT}. Install a newer one."
+            f"{folder}: its run.json has format {facts['format']}, but this version of plainlearner reads "
+            f"formats up to {FORMAT}. Install a newer version."
         )
     has = {
         "final": weights_file(folder, FINAL),

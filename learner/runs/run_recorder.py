@@ -145,10 +145,10 @@ class RunRecorder(Callback):
         if not learn.global_step:
             return "nothing was trained"
         if learn.error is not None and shards.are_in(learn.model):
-            return "each process has a part of them, and not all processes came to the end"
+            return "each process has a part of them, but not all processes finished"
         tensors = named_tensors(learn.model)
         bad = first_bad(tensors, tensors)
-        return f"{bad!r} holds NaN or infinity" if bad else None
+        return f"{bad!r} contains NaN or infinity" if bad else None
 
     def _write_weights(self, learn: FullLearner, name: str, folder: Path) -> None:
         """Write the model's weights, and the tensors of a loss that is a module."""

@@ -84,10 +84,10 @@ def direction_of(learn: Learner, name: str, wanted: Direction | None) -> Directi
     known = learn.measured[name]
     if wanted and known and wanted != known:
         verb = {"min": "--minimize", "max": "--maximize"}[known]
-        raise Mistake(f"sweep: {name} is better in the other direction. Write {verb} {name}.")
+        raise Mistake(f"sweep: {name} improves in the other direction. Use {verb} {name}.")
     found = wanted or known
     if found is None:
         raise Mistake(
-            f"sweep: which direction of {name} is better? Write --minimize {name} or --maximize {name}."
+            f"sweep: which direction of {name} is better? Use --minimize {name} or --maximize {name}."
         )
     return found

@@ -48,7 +48,7 @@ def batch_form(data: Data, sample: Any, expressions: Expressions, *, has_data: b
     found.unplaced = not all(map(is_placeable, found.values.values()))
     found.n_items = number_of(found, n_items_of(inputs, targets), expressions)
     if data.count_items is not None:
-        expressions.problems.append("Data(n_items=...): a script has no form for it; leave it out")
+        expressions.problems.append("Data(n_items=...) cannot be converted; leave it out")
     return found
 
 

@@ -128,9 +128,9 @@ def make_parts(model: Part, data: Part, seed: int | None, learn: FullLearner) ->
         built = data.build()
     if not are_equal(made.model, learn.model):
         warn(
-            f"to_script(seed={seed}): with this seed {model.name} starts with other weights than the "
-            f"learner, so the script ends with others too. Call torch.manual_seed({seed}) right before you "
-            "make the data, then the model."
+            f"to_script(seed={seed}): with this seed, {model.name} starts with other weights than the "
+            f"learner, so the script ends with other weights too. Call torch.manual_seed({seed}) right "
+            "before you make the data, then the model."
         )
         made = Made(made.model)
     return built, made
@@ -200,9 +200,9 @@ def add_callback(callback: Callback, script: Script) -> None:
     elif kind not in FORMS:
         is_ours = kind.__module__.startswith("callbacks.")
         hint = "leave it out" if is_ours else "it is your own code; leave it out"
-        script.problem(f"the callback {kind.__name__} has no script form: {hint}")
+        script.problem(f"the callback {kind.__name__} cannot be converted: {hint}")
     elif window is not None:
-        script.problem(f"the callback {window!r}: a script has no form for a window of When")
+        script.problem(f"the callback {window!r}: a window of When cannot be converted")
     else:
         FORMS[kind](callback, script)
 
@@ -211,7 +211,7 @@ def check_operations(learn: FullLearner, script: Script) -> None:
     """Note each operation that a subclass of the learner overrides."""
     for name, function in OPERATIONS.items():
         if getattr(type(learn), name) is not function:
-            script.problem(f"{type(learn).__name__}.{name} overrides an operation, which has no script form")
+            script.problem(f"{type(learn).__name__}.{name} overrides an operation, which cannot be converted")
 
 
 #: What the user's files may import without drawing from generators other than torch's.

@@ -22,7 +22,7 @@ from learner.scripts.source_text import block
 def metrics(callback: Metrics, script: Script) -> None:
     """`Metrics`: the losses and the metrics of both passes, in `results`."""
     if callback.weight is not None:
-        script.problem("Metrics(weight=...): a script has no form for it")
+        script.problem("Metrics(weight=...) cannot be converted")
     script.helpers["Mean"] = texts.SUM if adds_up(script) else texts.MEAN
     weight = loss_weight(script)
     has_valid = bool(script.loaders.valid)
@@ -93,7 +93,7 @@ def metric_form(metric: Any, script: Script) -> str:
         return f"{title}()"
     if kind.__module__.startswith("callbacks."):
         known = ", ".join(["accuracy", *sorted(set(texts.METRICS) - {"Accuracy"})])
-        script.problem(f"the metric {title}: a script has no form for it; it has one for {known}")
+        script.problem(f"the metric {title} cannot be converted; these can: {known}")
         return "..."
     if isinstance(metric, type):
         return f"{script.expressions.name(metric, f'the metric {title}')}()"

@@ -64,7 +64,7 @@ def put(script: Script, name: str, value: str) -> str:
         return f'group["{name}"] = {value}'
     if name == "momentum" and "betas" in group:
         return f'group["betas"] = ({value}, *group["betas"][1:])'
-    script.problem(f"ParamScheduler: a script has no form for the hyperparameter {name!r} of this optimizer")
+    script.problem(f"ParamScheduler: the hyperparameter {name!r} of this optimizer cannot be converted")
     return "pass"
 
 
@@ -88,7 +88,7 @@ def simple(function: Any, script: Script, progress: str, n_steps: str) -> str:
     """The call of an annealer that has no phases; without progress, the function alone."""
     if not isinstance(function, Annealer) or function.name not in HELPERS:
         shown = getattr(function, "name", function)
-        script.problem(f"ParamScheduler: a script has no form for {shown!r} within combine()")
+        script.problem(f"ParamScheduler: {shown!r} within combine() cannot be converted")
         return "..."
     script.helpers[function.name] = HELPERS[function.name]
     arguments = [literal(each) for each in function.arguments]

@@ -45,7 +45,7 @@ def clip(callback: GradientClip, script: Script) -> None:
 def accumulation(callback: GradientAccumulation, script: Script) -> None:
     """`GradientAccumulation`: an update for several batches, in which each batch has its weight."""
     if callback.weight is not None or reduction_of(script.learn.loss_func).adds_up:
-        script.problem("GradientAccumulation: a script has no form for weight= and for a loss that is a sum")
+        script.problem("GradientAccumulation: weight=, and a loss that is a sum, cannot be converted")
     script.needs.add("batch_idx")
     weight = loss_weight(script)
     weight = f"{weight}.item()" if weight.endswith(".sum()") else weight

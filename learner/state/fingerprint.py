@@ -198,7 +198,7 @@ def differences(
     if refused:
         lines = "\n".join(f"  {name}: {words}" for name, words in refused)
         fix = fix or fix_for({name for name, _ in refused}, allow)
-        raise ValueError(f"{path} is of another run (then, now):\n{lines}\n{fix}")
+        raise ValueError(f"{path} is from another run (then, now):\n{lines}\n{fix}")
     soft = [f"{name} {words}" for name, words in (*found, *version_differences(then, now)) if name in SOFT]
     allowed = [f"{name}: {words}" for name, words in found if name in allow]
     if soft or allowed:

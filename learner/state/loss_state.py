@@ -31,9 +31,9 @@ def check_loss(learn: FullLearner, state: dict[str, Any] | None) -> None:
     problems = loss_problems(learn, state)
     if problems:
         raise ValueError(
-            f"the snapshot is of another loss: {counted(len(problems), 'tensor differs', 'tensors differ')}, "
-            f"as {LOSS}.{problems[0]}. Assign that loss first, learn.loss_func = ..., or take a "
-            "new snapshot."
+            "the snapshot is from another loss: "
+            f"{counted(len(problems), 'tensor differs', 'tensors differ')}, as {LOSS}.{problems[0]}. "
+            "Assign that loss first, learn.loss_func = ..., or take a new snapshot."
         )
 
 

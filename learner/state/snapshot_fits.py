@@ -29,7 +29,7 @@ def check_fits(learn: FullLearner, snapshot: dict[str, Any]) -> None:
         then_shape, now_shape = problems[name]
         differing = counted(len(problems), "tensor differs", "tensors differ")
         raise ValueError(
-            f"the snapshot is of another model: {differing}, such as {name!r} (shape {then_shape} then, "
+            f"the snapshot is from another model: {differing}, such as {name!r} (shape {then_shape} then, "
             f"{now_shape} now)."
         )
     check_loss(learn, snapshot.get(LOSS))
@@ -59,16 +59,16 @@ def check_optimizer(optimizer: Any, snapshot: dict[str, Any]) -> None:
     kind, then = title_of(optimizer), snapshot.get("optimizer_kind")
     if then not in (None, kind):
         raise ValueError(
-            f"the snapshot is of another optimizer: {then} then, {kind} now. Assign an optimizer of that "
-            "class first, learn.optimizer = ..., or take a new snapshot."
+            f"the snapshot is from another optimizer: {then} then, {kind} now. Assign an optimizer of "
+            "that class first, learn.optimizer = ..., or take a new snapshot."
         )
     if is_made(optimizer):
         check_kinds(optimizer, state)
     sizes, own = sizes_in(state), sizes_in(optimizer.state_dict())
     if sizes != own:
         raise ValueError(
-            f"the snapshot is of an optimizer with other parameter groups: of {sizes} tensors then, of {own} "
-            "now. Restore it before groups are added, or take a new one afterwards."
+            f"the snapshot is from an optimizer with other parameter groups: of {sizes} tensors then, of "
+            f"{own} now. Restore it before groups are added, or take a new one afterwards."
         )
 
 

@@ -37,7 +37,7 @@ def report(learn: FullLearner, names: list[str]) -> None:
     learn.reported.update(new)
     if new:
         warn(
-            f"the tensors in {listed(new)} change, but snapshots and checkpoints do not hold them, so "
+            f"the tensors in {listed(new)} change, but snapshots and checkpoints do not contain them, so "
             "results may differ after a restore: register a buffer, or store them in an attribute of the "
             f"module that is a tensor, or a tuple, list or dict of at most {LONGEST} tensors."
         )

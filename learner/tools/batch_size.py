@@ -82,7 +82,7 @@ class BatchSizes:
         return next(trial.size for trial in there if trial.items_per_second >= CLOSE * most)
 
     def __str__(self) -> str:
-        rows = [(f"batch size on {self.device}", "peak memory", "a step", "items a second")]
+        rows = [(f"batch size on {self.device}", "peak memory", "a step", "items per second")]
         for trial in self.trials:
             if trial.fits:
                 rate = f"{trial.items_per_second:,.0f}"
@@ -98,7 +98,7 @@ class BatchSizes:
             f"Largest that fits: {self.largest:,} ({self.ended}).",
             f"Suggested, with {self.margin:.0%} of {room} left free: {self.suggested:,}. "
             f"Quickest per item: {self.quickest:,}.",
-            f"{shown_bytes(self.held)} of the memory are weights, buffers and optimizer state.",
+            f"Weights, buffers and optimizer state take {shown_bytes(self.held)} of the memory.",
         ]
         failed = [trial for trial in self.trials if not trial.fits]
         notes += [f"{trial.size:,}: {trial.why_not}" for trial in failed[:1]]
@@ -172,13 +172,15 @@ def check_settings(
     if limit is not None:
         as_bytes(limit)
     if not is_number(margin) or not 0 <= margin < 1:
-        raise ValueError(f"find_batch_size(margin={margin!r}): write a share from 0 to below 1.")
+        raise ValueError(f"find_batch_size(margin={margin!r}): margin must be a share from 0 to below 1.")
     for name, value in (("start", start), ("n_steps", n_steps), ("up_to", 1 if up_to is None else up_to)):
         check_count("find_batch_size", name, value, 1)
     if up_to is not None and up_to < start:
-        raise ValueError(f"find_batch_size(start={start}, up_to={up_to}): write a start of at most up_to.")
+        raise ValueError(f"find_batch_size(start={start}, up_to={up_to}): start must be at most up_to.")
     if max_seconds is not None and (not is_number(max_seconds) or max_seconds <= 0):
-        raise ValueError(f"find_batch_size(max_seconds={max_seconds!r}): write seconds above 0, or None.")
+        raise ValueError(
+            f"find_batch_size(max_seconds={max_seconds!r}): max_seconds must be a number above 0, or None."
+        )
     if make_batch is not None and not callable(make_batch):
         raise TypeError(
             f"find_batch_size(make_batch={make_batch!r}): pass a function that returns a batch of n items, "
@@ -191,8 +193,8 @@ def check_alone(n_processes: int) -> None:
     if n_processes > 1:
         raise RuntimeError(
             f"find_batch_size() was called in one of {n_processes} processes. Call it in a script of one "
-            "process, without torchrun. The processes share each batch, so the batch size to set is what it "
-            f"finds times {n_processes}; with Distributed(batch='each') it is what it finds."
+            "process, without torchrun. The processes share each batch, so multiply the result by "
+            f"{n_processes}, except with Distributed(batch='each')."
         )
 
 

@@ -56,9 +56,9 @@ class Stock:
         if is_collating(loader):
             return lambda size: self._collated(loader, size)
         raise TypeError(
-            f"find_batch_size: a batch is {describe(batch)}, which cannot be resized, since not every tensor "
-            f"in it has one row for each of the {self.n_items} items. Pass a function that makes a batch: "
-            "find_batch_size(make_batch=lambda n: ...)."
+            f"find_batch_size: a batch is {describe(batch)}, which cannot be resized, because not every "
+            f"tensor in it has one row for each of the {self.n_items} items. Pass a function that makes a "
+            "batch: find_batch_size(make_batch=lambda n: ...)."
         )
 
     def _bytes_per_item(self, batch: Any) -> float:

@@ -132,9 +132,7 @@ class StepCost:
         else:
             notes.append(f"No bare loop to compare with: {self.why_not_bare}.")
         if self.device_waits:
-            notes.append(
-                "Waits: how often per step a number is read from the device, which the host waits for."
-            )
+            notes.append("Waits: how often per step the host waits to read a number from the device.")
         notes += [f"Not measured: {name}, {reason}." for name, reason in self.not_measured.items()]
         notes += [self.remedy] if self.remedy else []
         return [line for note in notes for line in textwrap.wrap(note, WIDTH)]

@@ -257,14 +257,16 @@ def check_settings(start: Any, end: Any, n_steps: Any, stop_factor: Any) -> None
         ("stop_factor", 2.0 if stop_factor is None else stop_factor),
     ):
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"lr_find({name}={value!r}): write a number.")
+            raise TypeError(f"lr_find({name}={value!r}): {name} must be a number.")
     if not 0 < start < end < math.inf:
         raise ValueError(
-            f"lr_find(start={start!r}, end={end!r}): write two rates above 0, the lower one first."
+            f"lr_find(start={start!r}, end={end!r}): pass two rates above 0, the lower one first."
         )
     check_count("lr_find", "n_steps", n_steps, N_FEWEST)
     if stop_factor is not None and not stop_factor > 1:
-        raise ValueError(f"lr_find(stop_factor={stop_factor!r}): write a number above 1, or None.")
+        raise ValueError(
+            f"lr_find(stop_factor={stop_factor!r}): stop_factor must be a number above 1, or None."
+        )
 
 
 def slopes_of(rates: list[float], losses: list[float]) -> list[float]:

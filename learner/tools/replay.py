@@ -130,9 +130,9 @@ def replay(learn: FullLearner, path: str | Path) -> None:
     check_fits(learn, kept)
     if "batch" in lost_pieces(kept) and lost_pieces(kept) & {"inputs", "targets"}:
         raise ValueError(
-            f"{path}: the step cannot run again, since the file could not hold its batch: "
-            f"{kept['left_out'][0]}. Let Data(split=...) return tensors, or tuples and "
-            "dicts of them, as inputs and targets."
+            f"{path}: the step cannot run again, because its batch could not be saved in the file: "
+            f"{kept['left_out'][0]}. Let Data(split=...) return tensors, or tuples and dicts of them, as "
+            "inputs and targets."
         )
     print(head_of(kept))
     notes = Notes()

@@ -61,7 +61,7 @@ def values_of(learn: FullLearner, n_epochs: int, name: str) -> list[list[float]]
     there = [plan for plan in plans if plan is not None]
     if not there:
         names = sorted({name for each in learn.callbacks for name in may_change(each)})
-        scheduled = f" Scheduled are: {', '.join(names)}." if names else ""
+        scheduled = f" Available: {', '.join(names)}." if names else ""
         raise ValueError(
             f"plot_schedule: no callback schedules {name!r}.{scheduled} Add one, such as "
             f"ParamScheduler({{{name!r}: ...}}) or TorchScheduler(...), or pass it as callbacks=[...]."

@@ -188,4 +188,4 @@ def check_factors(function: str, **values: Any) -> None:
     """Refuse numbers that are below 1, infinite, or not numbers."""
     for name, value in values.items():
         if not is_number(value) or value < 1:
-            raise ValueError(f"{function}({name}={value!r}): write a finite number of at least 1.")
+            raise ValueError(f"{function}({name}={value!r}): {name} must be a finite number of at least 1.")

@@ -57,8 +57,8 @@ def check_alike(samples: list[Any], title: str) -> None:
     others = [rank for rank, each in enumerate(samples) if not is_alike(each, samples[0])]
     if others:
         raise ValueError(
-            f"{title} yields another first batch on rank {others[0]} than on rank 0, so some items would be "
-            "trained twice, and others never. Draw the order from the global generators of torch, Python "
-            "or NumPy, which are equal on all ranks, or use the same seed on each. If each rank has data of "
-            "its own: Distributed(sharded=True)."
+            f"{title} yields a different first batch on rank {others[0]} than on rank 0, so some items "
+            "would be trained twice, and others never. Draw the order from the global generators of "
+            "torch, Python or NumPy, which are equal on all ranks, or use the same seed on each. If each "
+            "rank has its own data, pass Distributed(sharded=True)."
         )

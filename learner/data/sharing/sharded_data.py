@@ -23,8 +23,8 @@ NUMBERS = (
 )
 OF_WORKERS = "_WorkerEnv"  # in litdata, with the attributes `world_size` and `rank` of a worker process
 LATE = (
-    "It finds its rank when the data set is created: call torch.distributed.init_process_group() before "
-    "that, or set os.environ['GLOBAL_RANK'] = os.environ['RANK']."
+    "It finds its rank when the data set is created: call torch.distributed.init_process_group() first, "
+    "or set os.environ['GLOBAL_RANK'] = os.environ['RANK']."
 )
 WORDS = {"get_rank", "get_world_size", "RANK", "WORLD_SIZE"}  # in the code of a stream that shards itself
 
@@ -52,7 +52,7 @@ class Sharding:
     def problems(self, loader: Any, ranks: Any) -> Iterator[Exception]:
         """Report a part of another rank or for another number of ranks, and repeated items."""
         hint = (
-            f"Leave {self.name} out: each process then draws the same batches from the loader, and takes its "
+            f"Omit {self.name}: each process then draws the same batches from the loader, and takes its "
             "share of each."
         )
         if hasattr(self.part, "global_rank"):  # of litdata

@@ -70,7 +70,7 @@ class Piece:
             for each in dataclasses.fields(part):
                 object.__setattr__(found, each.name, self.of(getattr(part, each.name), (*path, each.name)))
             return found
-        raise TypeError(f"a batch holds {describe(part)}, which cannot be split into items. {HINT}")
+        raise TypeError(f"a batch contains {describe(part)}, which cannot be split into items. {HINT}")
 
     def of_tensor(self, tensor: Tensor, path: tuple[Any, ...]) -> Tensor:
         if not tensor.ndim:
@@ -98,8 +98,8 @@ class Piece:
             self.known.dims.setdefault(path, 0)
         elif shape[0] != 1:
             raise ValueError(
-                f"a batch of {self.n_items} items, {describe(self.batch)}, holds an array of shape "
-                f"{tuple(shape)}: which of its rows belong to an item is not known. {HINT}"
+                f"a batch of {self.n_items} items, {describe(self.batch)}, contains an array of shape "
+                f"{tuple(shape)}: it is not known which of its rows belong to which item. {HINT}"
             )
         return bool(dims)
 

@@ -153,7 +153,7 @@ WRONG = {
 def test_a_hook_that_cannot_be_called_with_the_learner_alone_is_refused(kind, name):
     with pytest.raises(
         TypeError,
-        match=rf"Mine\.{name}\(.*\) cannot be called with the learner.*write def {name}\(self, learn\)",
+        match=rf"Mine\.{name}\(.*\) cannot be called with only the learner.*write def {name}\(self, learn\)",
     ):
         define(name, WRONG[kind])
 
@@ -164,7 +164,7 @@ def test_a_hook_that_cannot_be_called_with_the_learner_alone_is_refused(kind, na
     ids=lambda each: str(type(each)),
 )
 def test_only_a_method_can_be_a_hook(member):
-    with pytest.raises(TypeError, match=r"Mine\.step is .*but step is a moment of the loop.*another name"):
+    with pytest.raises(TypeError, match=r"Mine\.step is .*but the loop calls step as a method.*rename"):
         define("step", member)
 
 
@@ -185,7 +185,7 @@ class AsyncCaller:
     "member", [coroutine, generator, async_generator, staticmethod(coroutine), AsyncCaller()], ids=title_of
 )
 def test_a_hook_whose_body_would_never_run_is_refused(member):
-    with pytest.raises(TypeError, match="is async or has a yield in it, so its body would never run"):
+    with pytest.raises(TypeError, match="is async or contains a yield, so its body would never run"):
         define("after_batch", member)
 
 

@@ -130,7 +130,7 @@ def test_a_callback_that_leaves_the_model_in_evaluation_mode_does_no_harm(make_l
 
 
 def test_a_hook_of_the_wrong_signature_is_refused_when_the_class_is_defined():
-    with pytest.raises(TypeError, match=r"Bad\.after_batch\(self\) cannot be called with the learner"):
+    with pytest.raises(TypeError, match=r"Bad\.after_batch\(self\) cannot be called with only the learner"):
 
         class Bad(Callback):
             def after_batch(self):
@@ -196,7 +196,7 @@ def test_the_name_of_a_callback_never_changes_the_learner(name, make_learner):
 
 
 def test_a_name_that_the_list_of_callbacks_already_has_is_reported(make_learner):
-    with pytest.warns(UserWarning, match="a callback called 'hooks' cannot be reached"):
+    with pytest.warns(UserWarning, match="a callback called 'hooks' cannot be accessed"):
         make_learner(callbacks=[Probe("after_fit", id, name="hooks")])
     with warnings.catch_warnings():
         warnings.simplefilter("error")

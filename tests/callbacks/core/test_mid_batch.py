@@ -128,7 +128,7 @@ def test_a_snapshot_of_another_optimizer_is_refused_before_anything_changes():
     snapshot = learn.snapshot()
     learn.fit(1)
     before, learn.optimizer = learn.model.weight.item(), AdamW(learn.model.parameters(), lr=0.1)
-    with pytest.raises(ValueError, match="of another optimizer"):
+    with pytest.raises(ValueError, match="from another optimizer"):
         learn.restore(snapshot)
     assert learn.model.weight.item() == before
 

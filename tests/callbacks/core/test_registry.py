@@ -60,10 +60,10 @@ def test_in_knows_instances_classes_and_names():
 def test_an_unknown_name_is_refused_with_a_suggestion():
     callbacks = Callbacks([Probe(), Recorder()])
     with pytest.raises(
-        AttributeError, match=r"no callback is called 'recorde'\. Did you mean 'recorder'\? There are"
+        AttributeError, match=r"no callback is called 'recorde'\. Did you mean 'recorder'\? Available"
     ):
         callbacks.recorde  # noqa: B018
-    with pytest.raises(KeyError, match="no callback is called 'xyz'. There are: probe, recorder"):  # noqa: RUF043
+    with pytest.raises(KeyError, match="no callback is called 'xyz'. Available: probe, recorder"):  # noqa: RUF043
         callbacks.named("xyz")
     assert not hasattr(callbacks, "xyz")
 
@@ -75,7 +75,7 @@ def test_a_class_with_no_callback_or_several_is_refused_with_the_names():
     ):
         callbacks[Probe]
     with pytest.raises(
-        KeyError, match=r"no callback is of the class ZeroGrad\. There are: probe, second, recorder"
+        KeyError, match=r"no callback is of the class ZeroGrad\. Available: probe, second, recorder"
     ):
         callbacks[ZeroGrad]
 
@@ -95,12 +95,14 @@ def test_the_composition_is_not_a_list_and_cannot_be_assigned_to():
     ("key", "name"), [("probe", "probe"), (0, "early_stopping"), (slice(1), "early_stopping")]
 )
 def test_a_key_that_is_not_a_class_is_refused_with_the_way_by_name(key, name):
-    with pytest.raises(TypeError, match=rf"pass a class, as in .*by name it is learn\.callbacks\.{name}\."):
+    with pytest.raises(
+        TypeError, match=rf"pass a class, as in .*To use a name, write learn\.callbacks\.{name}\."
+    ):
         Callbacks([Probe()])[key]
 
 
 def test_a_class_that_an_empty_composition_lacks_is_refused():
-    with pytest.raises(KeyError, match=r"no callback is of the class ZeroGrad\. There are: none\."):
+    with pytest.raises(KeyError, match=r"no callback is of the class ZeroGrad\. Available: none\."):
         Callbacks()[ZeroGrad]
 
 
@@ -157,7 +159,7 @@ def test_a_private_class_is_reached_by_its_name_too():
 def test_an_empty_list_is_a_composition_too():
     callbacks = Callbacks()
     assert (list(callbacks), len(callbacks), repr(callbacks)) == ([], 0, "Callbacks()")
-    with pytest.raises(AttributeError, match="There are: none"):
+    with pytest.raises(AttributeError, match="Available: none"):
         callbacks.probe  # noqa: B018
 
 
@@ -185,7 +187,7 @@ def test_what_is_not_a_callback_is_refused(item, words):
 
 def test_two_callbacks_that_override_one_operation_are_refused():
     with pytest.raises(
-        ValueError, match=r"two callbacks implement 'zero_grad': ZeroGrad and OwnZeroGrad.*leave one"
+        ValueError, match=r"two callbacks implement 'zero_grad': ZeroGrad and OwnZeroGrad.*remove the other"
     ):
         Callbacks([ZeroGrad(), OwnZeroGrad()])
 
@@ -227,7 +229,7 @@ def test_attributes_of_another_form_on_an_instance_are_refused(attribute, value,
 
 @pytest.mark.parametrize("name", ["hooks", "doers", "named", "two words", "class", ""])  # vocabulary: quoted
 def test_a_name_that_no_dot_reaches_is_reported(name):
-    with pytest.warns(LearnerWarning, match="cannot be reached as learn.callbacks"):
+    with pytest.warns(LearnerWarning, match="cannot be accessed as learn.callbacks"):
         callbacks = Callbacks([Probe(name=name)])
     assert callbacks.named(name).name == name
     assert "after_fit" in callbacks.hooks

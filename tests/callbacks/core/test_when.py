@@ -210,11 +210,11 @@ def test_nothing_is_called_for_events_that_the_callback_does_not_define():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "changes nothing"),
-        ({"every": "3"}, r"every='3'\): write a whole number"),
-        ({"start": "10 seconds"}, r"start='10 seconds'\): write a whole number"),
-        ({"until": "1.5 steps"}, "write a whole number"),
-        ({"until": 5}, "write a whole number"),
+        ({}, "has no effect"),
+        ({"every": "3"}, r"every='3'\): every must be a whole number"),
+        ({"start": "10 seconds"}, r"start='10 seconds'\): start must be a whole number"),
+        ({"until": "1.5 steps"}, "must be a whole number"),
+        ({"until": 5}, "must be a whole number"),
         ({"start": "5 steps", "until": "5 steps"}, "the window is empty"),
     ],
 )
@@ -226,7 +226,7 @@ def test_a_window_that_cannot_be_used_is_refused(settings, message):
 def test_overrides_savers_and_what_is_not_a_callback_are_refused():
     with pytest.raises(ValueError, match="operation 'zero_grad', which must run each time"):
         When(ZeroGrad, start="1 step")
-    with pytest.raises(ValueError, match="saved from start to end"):
+    with pytest.raises(ValueError, match="cannot be limited to a window"):
         When(Checkpoint("run"), start="1 step")
     with pytest.raises(TypeError, match=r"When\(callback\) is 3"):
         When(3, start="1 step")  # type: ignore[arg-type]
@@ -236,7 +236,7 @@ def test_a_callback_that_declares_that_it_saves_is_refused():
     class Uploads(Callback):
         saves_checkpoints = True
 
-    with pytest.raises(ValueError, match=r"When\(Uploads\): a run is saved from start to end"):
+    with pytest.raises(ValueError, match=r"When\(Uploads\): saving cannot be limited to a window"):
         When(Uploads, start="1 step")
 
 

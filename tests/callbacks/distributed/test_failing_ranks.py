@@ -98,8 +98,8 @@ class BeforeFit(Callback):
 
 def test_a_hanging_rank_is_named_with_its_place_and_its_line() -> None:
     (words, seconds), _ = in_ranks(2, error_of, At(partial(time.sleep, 4.5)), limit=1)
-    assert "rank 0, which asks: at epoch 0/2, batch 3/4, train" in words
-    assert "rank 1 is alive, for" in words
+    assert "rank 0, which waited: at epoch 0/2, batch 3/4, train" in words
+    assert "rank 1 is alive; for" in words
     assert "at epoch 0/2, batch 2/4, train, in callback At.after_batch, test_failing_ranks.py:" in words
     assert seconds < 20
 
@@ -125,7 +125,10 @@ def words_after_a_kill(folder: Path, *, ignores: bool) -> str:
 
 def test_a_killed_rank_is_named_with_its_last_place(tmp_path: Path) -> None:
     words = words_after_a_kill(tmp_path, ignores=True)
-    assert "rank 1 does not answer: it was killed, or its machine is lost. Last at epoch 0/2" in words
+    assert (
+        "rank 1 does not answer: it was killed, or its machine is lost. It was last seen at epoch 0/2"
+        in words
+    )
     assert "ended by the launcher" not in words
 
 
@@ -177,7 +180,7 @@ def warnings_after_restart() -> list[str]:
 
 def test_a_script_that_is_started_again_and_does_not_resume_is_reported_once() -> None:
     (words,), silence = in_ranks(2, warnings_after_restart)
-    assert "restart 1), and this fit does not resume" in words
+    assert "restart 1), but this fit does not resume" in words
     assert silence == []
 
 
@@ -225,7 +228,9 @@ def test_a_disk_that_stays_full_ends_all(tmp_path: Path) -> None:
 )
 def test_processes_that_differ_are_refused_by_all_with_what_and_where(own: Any, words: str) -> None:
     for each, _ in in_ranks(3, error_on_one, own):
-        assert each.startswith("ValueError: the processes would train different things:\n  ")
+        assert each.startswith(
+            "ValueError: the processes differ, so they would not train the same model:\n  "
+        )
         assert words.replace("rank 0, 2", "ranks 0, 2") in each
 
 

@@ -122,7 +122,7 @@ def loaded_without_base(folder: Path) -> Any:
     found = whole(learn.model)
     with torch.no_grad():
         learn.model[0].bias.add_(1)
-    with pytest.raises(ValueError, match="the base model is another one"):
+    with pytest.raises(ValueError, match="the base model is a different one"):
         learn.load_best(folder)
     return found
 

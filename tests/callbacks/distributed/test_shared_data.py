@@ -193,4 +193,4 @@ def refused() -> list[str]:
 def test_data_with_another_order_on_each_rank_is_refused() -> None:
     for errors in in_ranks(2, refused):
         assert len(errors) == 2
-        assert all("yields another first batch on rank 1 than on rank 0" in each for each in errors)
+        assert all("yields a different first batch on rank 1 than on rank 0" in each for each in errors)

@@ -80,7 +80,7 @@ def with_hook(register):
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (torch.optim.RMSprop, "the optimizer is RMSprop, and LeanStep knows SGD, Adam and AdamW"),
+        (torch.optim.RMSprop, "the optimizer is RMSprop, but LeanStep supports only SGD, Adam and AdamW"),
         (MySGD, "the optimizer is MySGD"),
         (partial(SGD, lr=torch.tensor(0.1)), "its lr is a tensor"),
         (partial(Adam, betas=(torch.tensor(0.9), torch.tensor(0.99))), "its betas is a tensor"),

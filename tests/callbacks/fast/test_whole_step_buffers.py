@@ -84,8 +84,8 @@ def test_a_line_reports_that_a_program_is_compiled_where_progress_is_shown(capsy
         return [line for line in capsys.readouterr().out.splitlines() if "compiles" in line]
 
     assert lines(WholeStep("aot_eager"), Progress()) == [
-        "WholeStep compiles for float64[4, 1], float64[4, 1]: seconds to minutes",
-        "WholeStep compiles for float64[3, 1], float64[3, 1]: seconds to minutes",
+        "WholeStep is compiling for float64[4, 1], float64[4, 1]; this takes seconds to minutes",
+        "WholeStep is compiling for float64[3, 1], float64[3, 1]; this takes seconds to minutes",
     ]
     assert not lines(WholeStep("aot_eager"))
     assert not lines(WholeStep("eager"), Progress())

@@ -93,7 +93,7 @@ def test_a_cache_in_the_output_is_reported():
 
 
 def test_layers_that_are_computed_again_are_named():
-    assert_falls_back("ActivationCheckpointing computes layers again", ActivationCheckpointing("0"))
+    assert_falls_back("ActivationCheckpointing recomputes layers", ActivationCheckpointing("0"))
 
 
 def test_an_output_of_a_dataclass_is_taken_apart_once_it_is_registered():
@@ -109,7 +109,7 @@ def test_an_output_of_a_dataclass_is_taken_apart_once_it_is_registered():
 @pytest.mark.parametrize(
     ("message", "fix"),
     [
-        ("InvalidCxxCompiler: No working C++ compiler", "or clang, or name it in the variable CXX"),
+        ("InvalidCxxCompiler: No working C++ compiler", "or clang, or set the variable CXX"),
         ("PermissionError: [Errno 13] Permission denied: '/x'", "TORCHINDUCTOR_CACHE_DIR"),
         ("OSError: [Errno 28] No space left on device", "TORCHINDUCTOR_CACHE_DIR"),
     ],
@@ -150,7 +150,7 @@ class Drawing(nn.Linear):
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        (Branching, "the value of a tensor decides what is computed"),
+        (Branching, "what is computed, or a size, depends on the value of a tensor"),
         (Counting, "changes an attribute of model"),
         (Remembering, "the model returns or keeps"),
         (Drawing, "random numbers with Python"),

@@ -72,17 +72,20 @@ def test_the_check_can_be_left_out():
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
-        (lambda: make([batch(NAN)]), "the inputs hold NaN or infinity"),
-        (lambda: make([batch(1.0, math.inf)]), "the targets hold NaN or infinity"),
-        (lambda: make([batch()], model=bad_weights("1.bias")), "the weights hold .*first in '1.bias'"),
-        (lambda: make([batch()], model=bad_weights("0.weight")), "the weights hold .*first in '0.weight'"),
+        (lambda: make([batch(NAN)]), "the inputs contain NaN or infinity"),
+        (lambda: make([batch(1.0, math.inf)]), "the targets contain NaN or infinity"),
+        (lambda: make([batch()], model=bad_weights("1.bias")), "the weights contain .*first in '1.bias'"),
+        (lambda: make([batch()], model=bad_weights("0.weight")), "the weights contain .*first in '0.weight'"),
         (lambda: make([batch()], lambda *both: mse(*both) * math.inf), "the loss function overflows"),
-        (lambda: make([batch()], lambda *both: mse(*both) * 0 / 0), "or it is a mean of nothing, as where"),
+        (
+            lambda: make([batch()], lambda *both: mse(*both) * 0 / 0),
+            "or it is a mean of nothing, for example because",
+        ),
         (
             lambda: make([batch()], model=nn.Sequential(nn.Linear(1, 1), Divide())),
             r"the layer '1' \(Divide",
         ),
-        (lambda: make([({"x": batch(NAN)[0], "labels": batch()[1]})], **keyed()), "the inputs hold NaN"),
+        (lambda: make([({"x": batch(NAN)[0], "labels": batch()[1]})], **keyed()), "the inputs contain NaN"),
     ],
     ids=["inputs", "targets", "weights", "weights of a norm", "overflow", "nothing", "layer", "mapping"],
 )
@@ -140,7 +143,7 @@ def test_an_overflow_that_a_scaler_skips_is_not_an_error(callbacks):
 
 
 def test_a_loss_that_is_bad_before_it_is_scaled_is_an_error():
-    with pytest.raises(FloatingPointError, match="the inputs hold NaN"):
+    with pytest.raises(FloatingPointError, match="the inputs contain NaN"):
         make([batch(NAN)], callbacks=[Scaler]).fit(1)
 
 

@@ -33,7 +33,7 @@ def test_an_error_in_a_step_leaves_a_file_and_a_note_that_names_it(folder, event
     learn = boxed(folder, callbacks=[fail])
     with pytest.raises(ZeroDivisionError, match="of mine") as caught:
         learn.fit(2)
-    assert f"the step is kept in {folder / FILE}: `learner replay` runs it again" in caught.value.__notes__
+    assert f"the step is saved in {folder / FILE}: `learner replay` runs it again" in caught.value.__notes__
     kept = read(folder / FILE)
     assert kept["clock"]["batch_idx"] == 1
     assert kept["error"] == {"type": "ZeroDivisionError", "message": "of mine"}
@@ -109,7 +109,7 @@ def test_a_file_that_cannot_be_written_does_not_hide_the_error(tmp_path):
     learn = boxed(tmp_path / "box", values=[math.nan], callbacks=[StopOnNaN()])
     with pytest.raises(FloatingPointError) as caught:
         learn.fit(1)
-    assert any("the step could not be kept in" in note for note in caught.value.__notes__)
+    assert any("the step could not be saved in" in note for note in caught.value.__notes__)
 
 
 def test_what_a_file_cannot_hold_is_left_out_and_named(folder):

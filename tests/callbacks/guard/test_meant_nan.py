@@ -102,20 +102,20 @@ def spoil(place, value=NAN):
 @pytest.mark.parametrize("value", [NAN, INF])
 def test_trained_weights_that_become_bad_end_the_run(value, tmp_path):
     learn = learner_of(Holding(last_seen=torch.full((4,), NAN)), tmp_path, spoil("layer.weight", value))
-    with pytest.raises(FloatingPointError, match=r"'layer\.weight' holds NaN"):
+    with pytest.raises(FloatingPointError, match=r"'layer\.weight' contains NaN"):
         learn.fit(3)
 
 
 def test_one_more_nan_than_intended_ends_the_run(tmp_path):
     model = Holding(first_of_scales, scales=nn.Parameter(torch.tensor([1.0, NAN])))
-    with pytest.raises(FloatingPointError, match=r"'scales' holds NaN"):
+    with pytest.raises(FloatingPointError, match=r"'scales' contains NaN"):
         learner_of(model, tmp_path, spoil("scales")).fit(3)
 
 
 def test_statistics_of_batch_norm_that_become_bad_end_the_run(tmp_path):
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Linear(2, 1))
     act = on("after_train", name="act")(lambda learn: learn.model[1].running_var.fill_(NAN))
-    with pytest.raises(FloatingPointError, match=r"'1\.running_var' holds NaN"):
+    with pytest.raises(FloatingPointError, match=r"'1\.running_var' contains NaN"):
         learner_of(model, tmp_path, act).fit(1)
 
 

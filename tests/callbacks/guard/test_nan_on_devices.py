@@ -45,7 +45,7 @@ def test_on_a_device_nothing_waits_until_the_pass_ends_and_the_first_bad_batch_i
     Elsewhere.waits = 0
     count = CountWaits()
     learn = make([1.0, 2.0, math.nan, 1.0], loss_func=elsewhere, callbacks=[count])
-    last_good = r"last good loss [0-9.]+\)\. On a device this is found later: the weights are restored"
+    last_good = r"last good loss [0-9.]+\)\. On a device, this is detected later: the weights are restored"
     with pytest.raises(
         FloatingPointError, match=rf"the loss is nan in batch 2 of epoch 0 \(lr 0\.1, {last_good}"
     ):
@@ -63,7 +63,7 @@ def test_on_a_device_good_losses_pass_epoch_after_epoch():
 
 def test_on_a_device_that_is_read_at_each_step_everything_works_as_on_a_cpu(on_device):
     learn = normed([1.0, math.nan, 2.0], [StopOnNaN(skip=1, wait_every=1)])
-    with pytest.warns(LearnerWarning, match=r"batch 1 .* the inputs hold NaN"):
+    with pytest.warns(LearnerWarning, match=r"batch 1 .* the inputs contain NaN"):
         learn.fit(1)
     assert learn.global_step == 2
     assert all(tensor.isfinite().all() for tensor in tensors_of(learn))
@@ -139,7 +139,7 @@ def test_on_a_device_weights_that_were_bad_from_the_start_are_reported(on_device
     learn = normed([1.0, 2.0], [StopOnNaN()])
     with torch.no_grad():
         learn.model[0].bias.fill_(math.nan)
-    with pytest.raises(FloatingPointError, match=r"'0\.bias' was bad before batch 0 of epoch 0 already"):
+    with pytest.raises(FloatingPointError, match=r"'0\.bias' was NaN or infinite before batch 0 of epoch 0"):
         learn.fit(1)
 
 

@@ -12,7 +12,7 @@ from callbacks.guard.stopping import EarlyStopping
 def test_an_unknown_monitor_is_refused_before_the_first_epoch_with_a_suggestion():
     learn = make(EarlyStopping("val_loss"), valid=[BATCH], defaults=[Metrics])
     with pytest.raises(
-        ValueError, match=r"Did you mean 'valid_loss'\? There are: .*train_loss, valid_loss\."
+        ValueError, match=r"Did you mean 'valid_loss'\? Available: .*train_loss, valid_loss\."
     ):
         learn.fit(1)
     assert learn.global_step == 0
@@ -100,9 +100,9 @@ def test_it_stops_as_soon_as_a_value_diverges_and_has_the_best_weights(bad):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, "1", True])
 def test_a_threshold_that_is_not_a_number_is_refused(value):
-    with pytest.raises(ValueError, match=r"divergence_threshold=.*write a finite number"):
+    with pytest.raises(ValueError, match=r"divergence_threshold=.*must be a finite number"):
         EarlyStopping(divergence_threshold=value)
-    with pytest.raises(ValueError, match=r"stopping_threshold=.*write a finite number"):
+    with pytest.raises(ValueError, match=r"stopping_threshold=.*must be a finite number"):
         EarlyStopping(stopping_threshold=value)
 
 

@@ -88,7 +88,7 @@ def test_best_uses_the_direction_of_each_loss_and_metric_and_ignores_nan():
         ValueError, match="pass the direction in which it is better, mode='min' or mode='max'"
     ):
         history.best("odd")
-    with pytest.raises(ValueError, match="no epoch has a number there"):
+    with pytest.raises(ValueError, match="no epoch has a value of it"):
         history_of({"valid_loss": math.nan}).best("valid_loss")
 
 
@@ -222,5 +222,5 @@ def test_a_second_fit_continues_where_the_first_ended():
 
 
 def test_best_of_a_column_that_does_not_exist_lists_those_that_there_are():
-    with pytest.raises(KeyError, match=r"no column 'val_loss'. There are: .*train_loss"):
+    with pytest.raises(KeyError, match=r"no column 'val_loss'. Available: .*train_loss"):
         history_of({"epoch": 0, "train_loss": 1.0}).best("val_loss")

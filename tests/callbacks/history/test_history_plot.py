@@ -86,7 +86,7 @@ def test_the_plot_marks_where_a_fit_was_stopped():
 def test_columns_that_cannot_be_drawn_are_refused_with_the_reason():
     with pytest.raises(ValueError, match="nothing to draw yet: fit first"):
         History().plot()
-    with pytest.raises(KeyError, match=r"no column 'val_loss'\. There are: epoch, a"):
+    with pytest.raises(KeyError, match=r"no column 'val_loss'\. Available: epoch, a"):
         history_of({"a": 1}).plot("val_loss")
-    with pytest.raises(TypeError, match=r"it holds \[1, 2\], but only numbers can be drawn"):
+    with pytest.raises(TypeError, match=r"it contains \[1, 2\], but only numbers can be drawn"):
         history_of({"a": [1, 2]}).plot("a")

@@ -40,7 +40,7 @@ def test_what_is_not_a_path_is_refused_with_an_example(learn, name):
     for wrong in (3, b"x.pt", ""):
         with pytest.raises(TypeError, match=rf"{name}\(\w+={wrong!r}\): pass .*, such as '"):
             TAKE_A_PATH[name](learn, wrong)
-    with pytest.raises(ValueError, match=r"s3:/.*this is an address.*pass the path of a local copy"):
+    with pytest.raises(ValueError, match=r"s3:/.*this is a URL.*Pass the path of a local copy"):
         TAKE_A_PATH[name](learn, "s3://bucket/model.pt")
 
 

@@ -135,12 +135,12 @@ def test_weights_that_do_not_move_are_minus_infinity_and_weights_without_spread_
 @pytest.mark.parametrize("callback", [GradientFlow, WeightUpdates])
 def test_invalid_settings_are_refused(callback, make_learner):
     with pytest.raises(
-        ValueError, match=f"{callback.__name__}.every='1 epoch'.: write a whole number of steps"
+        ValueError, match=f"{callback.__name__}.every='1 epoch'.: every must be a whole number of steps"
     ):
         callback(every="1 epoch")
     with pytest.raises(TypeError, match="pass one or more names"):
         callback([])
-    with pytest.raises(ValueError, match=r"has no 'head.\*'. There are: weight, bias"):
+    with pytest.raises(ValueError, match=r"has no 'head.\*'. Available: weight, bias"):
         make_learner(callbacks=[callback("head.*")]).fit(1)
     with pytest.raises(ValueError, match="has recorded nothing yet: fit for 1 step or more"):
         callback().plot()

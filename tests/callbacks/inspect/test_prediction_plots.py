@@ -203,7 +203,7 @@ def test_a_drawing_that_is_not_a_function_is_refused():
 @pytest.mark.parametrize("name", ["steps.txt", "steps", "."])
 def test_a_path_to_which_no_picture_can_be_written_is_refused_before_training(tmp_path, name):
     learn = line_learner(PlotSnapshots(path=tmp_path / name))
-    with pytest.raises(ValueError, match=r"write a file's name with one of these endings: .*png"):
+    with pytest.raises(ValueError, match=r"the file name must end in one of: .*png"):
         learn.fit(1)
     assert learn.global_step == 0
 

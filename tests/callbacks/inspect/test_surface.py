@@ -170,9 +170,9 @@ def test_only_named_parameters_are_recorded_and_frozen_ones_are_not(make_learner
     [
         ({"along": "sideways"}, r"'principal', 'random', or two parameters, such as \('params\[0\]'"),
         ({"along": ("params[0]", "params[0]")}, "these are the same"),
-        ({"along": ("params[3]", "params[0]")}, r"shape \(3,\): write an index"),
-        ({"along": ("params", "params[0]")}, r"shape \(3,\): write an index"),
-        ({"along": ("bias[0]", "params[0]")}, "There are: params"),
+        ({"along": ("params[3]", "params[0]")}, r"shape \(3,\)\. Add an index"),
+        ({"along": ("params", "params[0]")}, r"shape \(3,\)\. Add an index"),
+        ({"along": ("bias[0]", "params[0]")}, "Available: params"),
         ({"along": "random"}, "no parameter has filters"),
         ({"n": 1}, "n=1"),
         ({"margin": -1}, "margin=-1"),

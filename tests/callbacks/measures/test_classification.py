@@ -101,25 +101,25 @@ def test_ignored_answers_do_not_count_as_yes_or_no():
 @pytest.mark.parametrize("metric", COUNTS)
 def test_binary_with_more_classes_is_refused_and_the_error_lists_the_averages(metric):
     title = metric.__name__
-    with pytest.raises(ValueError, match=rf"scores are of 5\. Choose {title}\('macro'\)"):
+    with pytest.raises(ValueError, match=rf"there are scores of 5\. Choose {title}\('macro'\)"):
         over(metric(), classes([3], 0))
 
 
 @pytest.mark.parametrize("average", AVERAGES)
 def test_yes_or_no_in_another_average_is_refused(average):
-    with pytest.raises(ValueError, match=r"Write F1\('binary'\), or give scores"):
+    with pytest.raises(ValueError, match=r"Use F1\('binary'\), or pass scores"):
         F1(average).update(torch.zeros(3), torch.zeros(3))
 
 
 def test_an_unknown_average_is_refused():
-    with pytest.raises(ValueError, match=r"F1\(average='weighted'\): write 'binary', 'macro'"):
+    with pytest.raises(ValueError, match=r"F1\(average='weighted'\): average must be 'binary', 'macro'"):
         F1("weighted")
 
 
 def test_batches_of_other_classes_are_refused():
     metric = F1("macro")
     metric.update(*classes([3], 0)[0])
-    with pytest.raises(ValueError, match="scores of 4 classes after some of 5"):
+    with pytest.raises(ValueError, match="scores of 4 classes after scores of 5"):
         metric.update(*classes([3], 0, n_classes=4, n_used=4)[0])
 
 
@@ -169,13 +169,13 @@ def test_top_k_leaves_targets_of_the_index_out():
 
 @pytest.mark.parametrize("k", [5, 9])
 def test_k_equal_to_the_number_of_classes_is_refused(k):
-    with pytest.raises(ValueError, match=rf"TopKAccuracy\(k={k}\): with 5 classes .* from 1 to 4"):
+    with pytest.raises(ValueError, match=rf"TopKAccuracy\(k={k}\): with 5 classes,.* from 1 to 4"):
         over(TopKAccuracy(k), classes([3], 0))
 
 
 @pytest.mark.parametrize("k", [0, -1, 1.5, True, "2"])
 def test_a_k_that_is_not_a_number_of_classes_is_refused(k):
-    with pytest.raises(ValueError, match="write a whole number, 1 or more"):
+    with pytest.raises(ValueError, match="k must be a whole number, 1 or more"):
         TopKAccuracy(k)
 
 
@@ -233,7 +233,7 @@ def test_perplexity_of_classes_in_the_other_place_is_refused_with_a_fix(class_di
 
 
 def test_a_missing_class_dimension_is_refused():
-    with pytest.raises(ValueError, match=r"Perplexity\(class_dim=2\): write 1 or -1"):
+    with pytest.raises(ValueError, match=r"Perplexity\(class_dim=2\): class_dim must be 1 or -1"):
         Perplexity(class_dim=2)  # type: ignore[arg-type]
 
 
@@ -257,7 +257,10 @@ NUMBERS = torch.zeros(4, dtype=torch.int64)
     ids=["flat", "one class", "fewer items", "more dimensions", "float targets", "whole scores"],
 )
 def test_shapes_that_do_not_fit_are_refused_with_those_that_do(metric, preds, targets):
-    with pytest.raises(ValueError, match=rf"{type(metric).__name__}.*preds of shape .* against targets of"):
+    with pytest.raises(
+        ValueError,
+        match=rf"{type(metric).__name__}.*preds of shape .* (do not match|would be broadcast with) targets",
+    ):
         metric.update(preds, targets)
 
 

@@ -97,7 +97,7 @@ def test_auroc_keeps_no_part_of_a_batch_that_its_maker_overwrites():
 
 @pytest.mark.parametrize("shape", [(4, 3), (4, 1), (3,)])
 def test_auroc_refuses_shapes_that_do_not_fit_with_a_fix(shape):
-    with pytest.raises(ValueError, match=r"AUROC: preds of shape .* against .*\(4,\).*MulticlassAUROC"):
+    with pytest.raises(ValueError, match=r"AUROC: preds of shape .* do not match .*\(4,\).*MulticlassAUROC"):
         AUROC().update(torch.zeros(shape), torch.zeros(4))
 
 
@@ -171,7 +171,7 @@ def test_gain_takes_the_number_of_the_relevant_item():
 
 @pytest.mark.parametrize("k", [0, -3, 2.0, True])
 def test_a_k_that_is_not_a_number_of_places_is_refused(k):
-    with pytest.raises(ValueError, match="write a whole number, 1 or more"):
+    with pytest.raises(ValueError, match="k must be a whole number, 1 or more"):
         NDCG(k)
 
 

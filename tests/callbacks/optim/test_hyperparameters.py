@@ -109,14 +109,14 @@ def test_a_schedule_shorter_than_the_fit_is_reported_at_its_start(with_momentum,
 )
 def test_where_its_length_is_seen_in_the_fit_only_torchs_error_shows_the_fix(with_momentum, callbacks):
     with pytest.raises(
-        ValueError, match=r"shorter than the fit, which has 4 epochs.*Write a larger total_steps"
+        ValueError, match=r"shorter than the fit, which has 4 epochs.*Use a larger total_steps"
     ):
         with_momentum(*callbacks).fit(4)
 
 
 def test_one_cycle_by_epochs_that_is_too_short_is_refused_before_the_first_step(with_momentum):
     learn = with_momentum(one_cycle_of(2, "1 epoch"))
-    with pytest.raises(ValueError, match="Write total_steps=3, or train for 2 epochs"):
+    with pytest.raises(ValueError, match="Use total_steps=3, or train for 2 epochs"):
         learn.fit(3)
     assert learn.global_step == 0
 

@@ -147,7 +147,7 @@ def test_an_added_parameter_goes_to_the_optimizer_of_its_rule():
 def test_ready_members_do_not_guess_where_a_new_parameter_belongs():
     model = net()
     optimizer = Optimizers(SGD(model[0].parameters(), lr=0.1), SGD(model[2].parameters(), lr=0.1))
-    with pytest.raises(ValueError, match=r"no rule matches .*add_param_group of the member"):
+    with pytest.raises(ValueError, match=r"no rule matches .*add_param_group on one of the optimizers"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})
 
 
@@ -228,18 +228,18 @@ def test_arguments_that_contradict_each_other_are_refused_by_name(given, error, 
 
 def test_a_parameter_in_two_members_is_refused():
     model = net()
-    with pytest.raises(ValueError, match=r"SGD and Adam both hold a parameter of shape \(1, 4\)"):
+    with pytest.raises(ValueError, match=r"SGD and Adam both have a parameter of shape \(1, 4\)"):
         Optimizers(SGD(model[2].parameters(), lr=0.1), Adam(model.parameters()))
 
 
 def test_the_same_optimizer_twice_is_refused():
     one = SGD(net().parameters(), lr=0.1)
-    with pytest.raises(ValueError, match="SGD and SGD both hold"):
+    with pytest.raises(ValueError, match="SGD and SGD both have"):
         Optimizers(one, one)
 
 
 def test_a_rule_that_matches_nothing_is_ignored_with_a_warning():
-    with pytest.warns(LearnerWarning, match="SGD is left out, since its rule matches no parameter"):
+    with pytest.warns(LearnerWarning, match="SGD is left out, because its rule matches no parameter"):
         learn = learner_of(optimizer=[(partial(SGD, lr=0.1), lambda name, p: p.ndim == 4), adamw])
     assert [type(each) for each in learn.optimizer.members] == [AdamW]
 

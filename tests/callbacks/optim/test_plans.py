@@ -73,7 +73,7 @@ def test_a_window_that_cannot_be_counted_in_batches_has_no_plan(with_momentum, w
 
 def test_a_name_that_nothing_schedules_is_refused_with_the_scheduled_ones(with_momentum):
     learn = with_momentum(ParamScheduler({"lr": lin(1.0, 0.0)}))
-    with pytest.raises(ValueError, match="Scheduled are: lr"):
+    with pytest.raises(ValueError, match="Available: lr"):
         learn.plot_schedule(2, "learning_rate")
 
 
@@ -96,7 +96,7 @@ def test_a_part_that_is_not_a_function_is_refused():
     ("schedule", "error", "words"),
     [
         (one_cycle, TypeError, "one_cycle itself: call it"),
-        (lambda progress: float("nan") if progress == 0.6 else 0.1, ValueError, "gives nan at progress 0.6"),
+        (lambda progress: float("nan") if progress == 0.6 else 0.1, ValueError, "returns nan at progress 0"),
         (lambda progress: torch.tensor(0.1), ValueError, "finite number"),
         (lambda progress: True, ValueError, "finite number"),
     ],

@@ -105,7 +105,7 @@ def test_layers_are_found_by_name_pattern_and_class():
 
 
 def test_a_missing_layer_is_refused_with_the_existing_ones():
-    with pytest.raises(ValueError, match=r"has no 'relu'. There are: model, 0, 1, 2"):
+    with pytest.raises(ValueError, match=r"has no 'relu'. Available: model, 0, 1, 2"):
         find_layers(make_model(), ["relu"], "X")
     with pytest.raises(ValueError, match="no layer has parameters"):
         find_layers(nn.ReLU(), None, "X")

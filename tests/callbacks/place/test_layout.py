@@ -111,7 +111,9 @@ def test_a_model_that_cannot_be_compiled_runs_uncompiled_with_the_reason():
             return self.layers(inputs)
 
     learn = learner_of(Compile("eager", fullgraph=True), model=Net())
-    with pytest.warns(LearnerWarning, match="cannot be compiled, so the fit continues without. Unsupported"):
+    with pytest.warns(
+        LearnerWarning, match="cannot be compiled, so the fit continues without compiling it. Unsupported"
+    ):
         learn.fit(2)
     assert same(learn.model.layers, by_hand(net(), torch.contiguous_format))
 

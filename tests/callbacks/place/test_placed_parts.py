@@ -23,7 +23,7 @@ from learner import Data, Learner
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "", 3.5, None, "tpu0"])
 def test_an_unknown_device_is_refused_with_the_valid_ones(device):
     with pytest.raises(
-        ValueError, match=r"DevicePlacement\(.*\): (no such device\. Write 'auto'|this machine has)"
+        ValueError, match=r"DevicePlacement\(.*\): (no such device\. Use 'auto'|this machine has)"
     ):
         DevicePlacement(device)
 
@@ -31,7 +31,7 @@ def test_an_unknown_device_is_refused_with_the_valid_ones(device):
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has an accelerator")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps", "xpu", torch.device("cuda")])
 def test_a_missing_accelerator_is_refused(device):
-    with pytest.raises(ValueError, match=r"this machine has only a cpu\. Write 'auto'"):
+    with pytest.raises(ValueError, match=r"this machine has only a CPU\. Use 'auto'"):
         DevicePlacement(device)
 
 

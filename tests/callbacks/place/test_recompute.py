@@ -208,7 +208,7 @@ def test_layers_that_are_not_given_by_name_are_refused(layers):
 
 
 def test_a_missing_layer_is_refused():
-    with pytest.raises(ValueError, match=r"the model has no 'blocks\.\*'\. There are: model, layers"):
+    with pytest.raises(ValueError, match=r"the model has no 'blocks\.\*'\. Available: model, layers"):
         make(ActivationCheckpointing("blocks.*")).fit(1)
 
 

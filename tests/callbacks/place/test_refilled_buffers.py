@@ -82,7 +82,7 @@ def test_overwritten_pinned_memory_is_an_error_with_a_hint(monkeypatch):
     imitated(monkeypatch, pinned=(inputs, targets))
     learn = make(train=pinning(collate, (torch.rand(8, 3), torch.rand(8, 1))))
     with pytest.raises(
-        ValueError, match=r"overwritten the pinned memory .*buffer\.clone\(\), or leave pin_memory"
+        ValueError, match=r"overwritten the pinned memory .*buffer\.clone\(\), or omit pin_memory"
     ):
         learn.fit(1)
     assert learn.callbacks[DevicePlacement]._lane is None
@@ -176,7 +176,7 @@ def test_on_a_cpu_prefetch_changes_nothing():
 
 @pytest.mark.parametrize("value", [1, "yes", None])
 def test_prefetch_must_be_true_or_false(value):
-    with pytest.raises(TypeError, match=r"prefetch=.*write True or False"):
+    with pytest.raises(TypeError, match=r"prefetch=.*must be True or False"):
         DevicePlacement("cpu", prefetch=value)
 
 

@@ -76,7 +76,7 @@ def test_a_failing_standard_output_is_one_warning_and_the_training_completes(
     expected.fit(4)
     learn = make_learner(defaults=SHOWN, callbacks=[LogRMSE("1 step")])
     monkeypatch.setattr(sys, "stdout", make_stream())
-    with pytest.warns(LearnerWarning, match=r"sys\.stdout: the output failed") as caught:
+    with pytest.warns(LearnerWarning, match=r"sys\.stdout: writing the output failed") as caught:
         learn.fit(4)
     assert len(caught) == 1
     assert caught[0].filename == __file__

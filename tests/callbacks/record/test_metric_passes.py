@@ -47,7 +47,9 @@ def test_on_train_the_object_that_was_given_is_the_one_that_measures():
 
 
 def test_an_unknown_pass_is_refused():
-    with pytest.raises(ValueError, match=r"Metrics\(on='validation'\): write 'valid', 'train' or 'both'"):
+    with pytest.raises(
+        ValueError, match=r"Metrics\(on='validation'\): on must be 'valid', 'train' or 'both'"
+    ):
         Metrics(on="validation")
 
 

@@ -118,7 +118,9 @@ def test_accuracy_refuses_shapes_that_do_not_match_and_shows_which_would(shape):
 
 @pytest.mark.parametrize("metric", [MSE(), RMSE(), MAE(), R2()])
 def test_preds_of_one_column_against_flat_targets_are_refused_with_a_fix(metric):
-    with pytest.raises(ValueError, match=r"shape \(4, 1\) against targets of shape \(4,\).*squeeze"):
+    with pytest.raises(
+        ValueError, match=r"shape \(4, 1\) would be broadcast with targets of shape \(4,\).*squeeze"
+    ):
         metric.update(torch.zeros(4, 1), torch.zeros(4))
 
 

@@ -110,7 +110,7 @@ def test_a_disk_that_stays_full_ends_the_training(tmp_path, full_disk):
     full_disk["full"] = lambda path: path.name > "step-000000002.pt"
     learn = make(tmp_path, data=in_memory, asynchronous=True)
     with (
-        pytest.warns(LearnerWarning, match="tries again"),
+        pytest.warns(LearnerWarning, match="is tried again"),
         pytest.raises(OSError, match="No space") as caught,
     ):
         learn.fit(1)
@@ -146,5 +146,7 @@ def test_a_state_that_cannot_be_saved_is_refused_at_once(tmp_path):
 
 
 def test_asynchronous_is_true_or_false(tmp_path):
-    with pytest.raises(TypeError, match=r"Checkpoint\(asynchronous='yes'\): write True or False"):
+    with pytest.raises(
+        TypeError, match=r"Checkpoint\(asynchronous='yes'\): asynchronous must be True or False"
+    ):
         Checkpoint(tmp_path, asynchronous="yes")

@@ -76,7 +76,7 @@ def test_a_disk_that_stays_full_ends_the_training_and_leaves_the_files_intact(tm
     write_fails(monkeypatch, lambda path: path.name > "step-000000002.pt")
     learn = make(tmp_path, data=in_memory)
     with (
-        pytest.warns(LearnerWarning, match="the next interval tries again"),
+        pytest.warns(LearnerWarning, match="saving is tried again after the next interval"),
         pytest.raises(OSError, match="No space") as caught,
     ):
         learn.fit(1)

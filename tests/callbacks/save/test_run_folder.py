@@ -132,7 +132,7 @@ def test_a_folder_that_was_moved_and_copied_back_is_locked_again_silently(make_l
 def other_run(folder: Path) -> FolderLock:
     shutil.rmtree(folder)
     lock = FolderLock(folder)
-    (folder / "step-000000001.pt").write_text("of another run")
+    (folder / "step-000000001.pt").write_text("from another run")
     return lock
 
 

@@ -36,7 +36,7 @@ def go_bad(learn):
 
 def test_nan_weights_are_never_written(tmp_path):
     learn = make(tmp_path, data=in_memory, callbacks=(go_bad,))
-    with pytest.raises(FloatingPointError, match=r"step-000000003.pt was not written: '0.weight' holds NaN"):
+    with pytest.raises(FloatingPointError, match=r"step-000000003.pt was not written: '0.weight' contains"):
         learn.fit(1)
     assert names(tmp_path) == ["step-000000001.pt", "step-000000002.pt"]
 
@@ -56,7 +56,7 @@ def spoil_bank(learn):
 def test_a_buffer_that_becomes_nan_is_reported_once(tmp_path):
     learn = make(tmp_path, data=in_memory, callbacks=(spoil_bank,))
     learn.model.register_buffer("bank", torch.zeros(2))
-    with pytest.warns(LearnerWarning, match=r"step-000000002.pt holds NaN in 'bank'") as caught:
+    with pytest.warns(LearnerWarning, match=r"step-000000002.pt contains NaN in 'bank'") as caught:
         learn.fit(1)
     assert sum("'bank'" in str(each.message) for each in caught) == 1
 
@@ -67,7 +67,7 @@ def test_a_buffer_that_was_nan_at_the_start_is_not_reported(tmp_path, recwarn):
     learn.save(tmp_path / "before.pt")
     learn.fit(1)
     learn.save(tmp_path / "after.pt")
-    assert not [each for each in recwarn if "holds NaN" in str(each.message)]
+    assert not [each for each in recwarn if "contains NaN" in str(each.message)]
 
 
 def test_the_best_is_kept_beside_the_latest(tmp_path):
@@ -116,11 +116,11 @@ def test_a_relative_folder_is_relative_to_where_the_fit_started(tmp_path, monkey
     [
         ({"folder": 3}, "pass the name of a folder"),
         ({"folder": ""}, "pass the name of a folder"),
-        ({"folder": "a", "keep": 0}, "the number of files that stay"),
-        ({"folder": "a", "keep": True}, "the number of files that stay"),
+        ({"folder": "a", "keep": 0}, "the number of files to keep"),
+        ({"folder": "a", "keep": True}, "the number of files to keep"),
         ({"folder": "a", "every": "often"}, "write a positive number"),
         ({"folder": "a", "best": 3}, "pass a result's name"),
-        ({"folder": "a", "best": "valid_loss", "mode": "up"}, "write 'min', 'max'"),
+        ({"folder": "a", "best": "valid_loss", "mode": "up"}, "mode must be 'min', 'max'"),
     ],
 )
 def test_invalid_settings_are_refused(arguments, words):

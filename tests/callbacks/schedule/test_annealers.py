@@ -136,9 +136,9 @@ def test_other_arguments_are_another_annealer():
         (lambda: combine([], []), ValueError, "0 shares"),
         (lambda: one_cycle(0, 1, 0, pct_start=1.0), ValueError, r"one_cycle\(pct_start=1.0\)"),
         (lambda: flat_cos(1, pct_start=-1), ValueError, r"flat_cos\(pct_start=-1\)"),
-        (lambda: wsd(1, warmup=0.6, decay=0.6), ValueError, "more than the whole"),
+        (lambda: wsd(1, warmup=0.6, decay=0.6), ValueError, "their sum must be at most 1"),
         (lambda: warmup_cosine(1, warmup=2), ValueError, "between 0 and 1"),
-        (lambda: sgdr(1, n_cycles=0), ValueError, "1 cycle or more"),
+        (lambda: sgdr(1, n_cycles=0), ValueError, "n_cycles must be 1 or more"),
     ],
 )
 def test_impossible_arguments_are_refused(make, error, words):

@@ -158,7 +158,7 @@ def test_outside_of_a_fit_all_data_are_seen(make_learner):
 
 @pytest.mark.parametrize("size", [0, -1, 1.0, 1.5, 0.0, True, "0.1", None, float("nan")])
 def test_an_invalid_length_is_refused(size):
-    with pytest.raises(ValueError, match=r"ShortEpoch\(.*write a share between 0 and 1"):
+    with pytest.raises(ValueError, match=r"ShortEpoch\(.*pass a share between 0 and 1"):
         ShortEpoch(size)
 
 
@@ -170,7 +170,7 @@ def test_an_unknown_pass_is_refused():
 def test_a_share_of_data_of_unknown_length_is_refused(make_learner):
     data = Data(lambda: iter(line_batches(4)), line_batches(1))
     learn = make_learner(data=data, callbacks=[ShortEpoch(0.5)])
-    with pytest.raises(ValueError, match=r"Write a number of batches, such as ShortEpoch\(100\)"):
+    with pytest.raises(ValueError, match=r"Pass a number of batches, such as ShortEpoch\(100\)"):
         learn.fit(1)
     learn = make_learner(data=data, callbacks=[ShortEpoch(3)])
     learn.fit(1)

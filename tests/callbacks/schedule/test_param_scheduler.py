@@ -131,7 +131,7 @@ def test_a_loader_of_unknown_length_needs_n_batches(make_learner):
 def test_a_schedule_of_another_length_than_the_fit_is_reported_once(make_learner, n_batches, words):
     scheduler = ParamScheduler({"lr": lin(0.2, 0.0)}, n_batches=n_batches)
     learn = make_learner(data=Data(endless(3)), callbacks=[scheduler])
-    with pytest.warns(LearnerWarning, match=f"{words} than the fit. Write n_batches=3") as warned:
+    with pytest.warns(LearnerWarning, match=f"{words} than the fit. Use n_batches=3") as warned:
         learn.fit(2)
     assert len(warned) == 1
 

@@ -111,9 +111,9 @@ def test_a_schedule_is_stepped_once_per_update():
     [
         (lambda: GradientAccumulation(), "pass one of the two"),
         (lambda: GradientAccumulation(2, n_samples=8), "pass one of the two"),
-        (lambda: GradientAccumulation(0), "write a whole number above 0"),
-        (lambda: GradientAccumulation(n_samples=2.5), "write a whole number above 0"),
-        (lambda: GradientAccumulation(True), "write a whole number above 0"),
+        (lambda: GradientAccumulation(0), "pass a whole number above 0"),
+        (lambda: GradientAccumulation(n_samples=2.5), "pass a whole number above 0"),
+        (lambda: GradientAccumulation(True), "pass a whole number above 0"),
         (lambda: GradientAccumulation(2, weight=3), "pass a function of the learner"),
     ],
 )

@@ -202,5 +202,5 @@ def test_two_callbacks_that_override_step_are_refused():
 
 @pytest.mark.parametrize("rho", [0, -1, math.inf, math.nan, True, "0.05"])
 def test_a_wrong_rho_is_refused(rho):
-    with pytest.raises(ValueError, match=r"SAM.*write a number above 0"):
+    with pytest.raises(ValueError, match=r"SAM.*must be a number above 0"):
         SAM(rho)

@@ -122,7 +122,7 @@ def test_frozen_and_unused_parameters_are_passed_over():
     [
         (lambda: GradientClip(), "pass one of the two"),
         (lambda: GradientClip(1.0, max_value=1.0), "pass one of the two"),
-        (lambda: GradientClip(-1.0), r"max_norm=-1.0\): write a number, 0 or more"),
+        (lambda: GradientClip(-1.0), r"max_norm=-1.0\): max_norm must be a number, 0 or more"),
         (lambda: GradientClip(True), "max_norm=True"),
         (lambda: GradientClip("1"), "max_norm='1'"),
         (lambda: GradientClip(math.nan), "max_norm=nan"),

@@ -204,7 +204,7 @@ def test_with_both_weights_at_0_nothing_changes():
 def test_a_layer_that_is_missing_or_does_not_run_is_reported():
     with pytest.raises(ValueError, match=r"the model has no nn\.RNN"):
         learner_of(RNNRegularizer(), model=nn.Linear(2, 1)).fit(1)
-    with pytest.raises(ValueError, match="There are: first, rnn, drop, out"):
+    with pytest.raises(ValueError, match="Available: first, rnn, drop, out"):
         learner_of(RNNRegularizer(rnn="encoder"), model=Reader()).fit(1)
     with pytest.raises(ValueError, match="no such layer"):
         learner_of(RNNRegularizer(dropout="dropout"), model=Reader()).fit(1)

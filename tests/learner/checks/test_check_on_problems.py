@@ -76,10 +76,10 @@ BROKEN = {
         lambda: learner_of(nn.Linear(3, 2), batches(targets=(8,)), F.cross_entropy),
         "targets.long",
     ),
-    "85 torch's": (lambda: learner_of(data=batches(targets=(8,))), "each with targets of others"),
+    "85 torch's": (lambda: learner_of(data=batches(targets=(8,))), "with the targets of other items"),
     "85 own": (
         lambda: learner_of(data=batches(targets=(8,)), loss_func=lambda p, t: (p - t).abs().mean()),
-        "each with",
+        "with the targets of other items",
     ),
     "86 shape": (lambda: learner_of(loss_func=nn.MSELoss(reduction="none")), "reduce it"),
     "87 None": (lambda: learner_of(loss_func=lambda p, t: None), "the loss is None"),

@@ -195,7 +195,7 @@ def detection(**options):
 
 def test_a_loss_that_fails_in_validation_only_gets_a_hint_on_what_to_return():
     found = error_of(make(Detector(), detection(n_inputs=2), total))
-    assert "Return None from the loss function" in found
+    assert "return None from the loss function" in found
     assert "if isinstance(preds, dict) else None" in found
 
 

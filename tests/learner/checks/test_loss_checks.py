@@ -58,7 +58,7 @@ def test_a_loss_of_torch_in_a_partial_is_recognized():
     ],
 )
 def test_any_two_shapes_that_broadcast_are_an_error_for_a_loss_of_torch(preds, targets, hint):
-    with pytest.raises(ValueError, match="each with targets of others") as caught:
+    with pytest.raises(ValueError, match="with the targets of other items") as caught:
         learner_of(preds, targets, nn.MSELoss()).fit(1)
     assert hint in str(caught.value)
 
@@ -163,7 +163,7 @@ def test_a_users_loss_that_compares_each_with_each_is_an_error(loss_func):
     "targets", [torch.zeros(40), torch.ones(40), torch.ones(40).long(), torch.arange(40) % 2]
 )
 def test_constant_or_integer_targets_do_not_hide_the_error(targets):
-    with pytest.raises(ValueError, match="each with targets of others"):
+    with pytest.raises(ValueError, match="with the targets of other items"):
         learner_of((40, 1), targets, WRONG["mean square"]).fit(1)
 
 
@@ -171,7 +171,7 @@ def test_constant_or_integer_targets_do_not_hide_the_error(targets):
     "shapes", [((40,), (40, 1)), ((1, 40), (40, 1)), ((6, 6, 1), (6, 6)), ((40,), (40, 1, 1))]
 )
 def test_other_shapes_that_multiply_are_an_error(shapes):
-    with pytest.raises(ValueError, match="each with targets of others"):
+    with pytest.raises(ValueError, match="with the targets of other items"):
         learner_of(*shapes, WRONG["mean square"]).fit(1)
 
 
@@ -226,7 +226,7 @@ def test_the_probe_changes_neither_random_states_nor_the_loss():
     weighted = Drawing(4)
     learn = learner_of((4, 1), (4,), weighted)
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
-    with pytest.raises(ValueError, match="each with targets of others"):
+    with pytest.raises(ValueError, match="with the targets of other items"):
         learn.fit(1)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]
@@ -237,7 +237,7 @@ def test_the_probe_is_small_for_many_items():
     learn = learner_of(
         (200_000, 1), (200_000,), WRONG["mean square"]
     )  # comparing each with each would take 160 GB
-    with pytest.raises(ValueError, match="each with targets of others"):
+    with pytest.raises(ValueError, match="with the targets of other items"):
         learn.fit(1)
 
 
@@ -269,14 +269,14 @@ def square(preds, targets):
         (
             lambda preds, targets: square(preds, targets).detach(),
             ValueError,
-            r"1 of 1.*predictions have one.*detach",
+            r"1 of 1.*predictions have a gradient.*detach",
         ),
         (
             lambda preds, targets: (preds > targets).sum(),
             ValueError,
-            "predictions have one, so the loss function",
+            "predictions have a gradient, so the loss function",
         ),
-        (lambda preds, targets: square(preds.detach(), targets), ValueError, "predictions have one"),
+        (lambda preds, targets: square(preds.detach(), targets), ValueError, "predictions have a gradient"),
     ],
     ids=["None", "float", "numpy", "array", "tuple", "complex", "detached", "int", "detached preds"],
 )
@@ -288,7 +288,7 @@ def test_a_loss_that_cannot_be_differentiated_is_reported_with_its_kind(loss_fun
 def test_a_model_and_a_loss_that_detach_the_gradient_have_different_messages():
     learn = learner_of((4, 1), (4, 1), F.mse_loss)
     learn.model.register_forward_hook(lambda module, inputs, output: output.detach())
-    with pytest.raises(ValueError, match="predictions have none either, so the model detaches it"):
+    with pytest.raises(ValueError, match="predictions have no gradient either, so the model detaches it"):
         learn.fit(1)
 
 

@@ -50,7 +50,7 @@ def learner_with(model: nn.Module, optimizer, **options) -> Learner:
 def test_an_optimizer_of_another_model_is_refused_with_the_counts():
     learn = learner_with(two_layers(), SGD(two_layers().parameters()))
     with pytest.raises(
-        ValueError, match="0 of 6 trainable tensors are in the optimizer, which holds 6 others"
+        ValueError, match="0 of 6 trainable tensors are in the optimizer, which contains 6 others"
     ):
         learn.fit(1)
     assert learn.global_step == 0

@@ -62,7 +62,7 @@ def test_a_run_is_exported_without_its_data(recwarn):
     ("words", "message"),
     [
         (["runs/line-2", "line.pt2"], "is not a run's folder"),
-        (["runs/line-1", "line.xyz"], "the suffix is the format"),
+        (["runs/line-1", "line.xyz"], "the suffix must be"),
         (
             ["runs/line-1", "line.pt2", "--weights", "best"],
             "such as EarlyStopping, monitors a result. It has other weights",

@@ -86,10 +86,10 @@ BAD = {
     "batch size": (
         lambda: Data.from_tensors(T, batch_size=0),
         ValueError,
-        "batch_size=0: write a whole number",
+        "batch_size=0: pass a whole number",
     ),
     "batch size text": (lambda: TensorLoader((T,), "4"), ValueError, "batch_size='4'"),
-    "seed": (lambda: Data.from_tensors(T, seed="x"), ValueError, "seed='x': write a whole number, 0 or more"),
+    "seed": (lambda: Data.from_tensors(T, seed="x"), ValueError, "seed='x': pass a whole number, 0 or more"),
     "negative seed": (lambda: Data.from_tensors(T, seed=-1), ValueError, "seed=-1"),
     "all held out": (
         lambda: Data.from_tensors(T, valid=4),

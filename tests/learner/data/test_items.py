@@ -160,7 +160,9 @@ def test_sequences_of_different_lengths_raise_one_warning_with_the_fix():
         return Learner(Any(lambda x: x[:7]), Data(batches, **options), F.mse_loss, SGD)
 
     learn = make()
-    with pytest.warns(LearnerWarning, match=r"9 items by its inputs and 7 .*n_items=lambda batch") as seen:
+    with pytest.warns(
+        LearnerWarning, match=r"9 items according to its inputs and 7 .*n_items=lambda"
+    ) as seen:
         learn.fit(1)
     assert len(seen) == 1
     with warnings.catch_warnings():

@@ -110,7 +110,7 @@ def test_a_sampler_for_another_rank_or_number_of_ranks_is_refused():
 
 
 def test_whole_batches_in_turn_of_sharded_data_are_refused():
-    assert "so each rank has batches of its own already" in str(problems(loader(), each=True)[0])
+    assert "so each rank already has its own batches" in str(problems(loader(), each=True)[0])
 
 
 @pytest.mark.parametrize(("drop_last", "words"), [(False, "repeats 1 of 11"), (True, "leaves out 1 of 11")])
@@ -161,7 +161,7 @@ def test_streams_that_find_their_rank_themselves_are_recognised(world):
 
 def test_a_stream_that_has_not_found_its_rank_is_refused_with_the_reason():
     found = DataLoader(Streamed(_DistributedEnv(2, 0)), 2)
-    assert "call torch.distributed.init_process_group() before that" in str(problems(found)[0])
+    assert "call torch.distributed.init_process_group() first" in str(problems(found)[0])
 
 
 def test_the_numbers_of_worker_processes_are_not_taken_for_ranks():

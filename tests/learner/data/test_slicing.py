@@ -154,7 +154,8 @@ def test_encodings_of_hugging_face_are_split():
 
 def test_rows_that_belong_to_no_item_are_refused():
     with pytest.raises(
-        ValueError, match=r'shape \(20,\): which of its rows .* Pass Distributed\(batch="each"\)'
+        ValueError,
+        match=r'shape \(20,\): it is not known which .* Pass Distributed\(batch="each"\)',
     ):
         parts((torch.arange(20), torch.arange(N), Y), n_inputs=2)
 

@@ -36,7 +36,7 @@ def test_ctrl_c_ends_the_batch_cleans_up_and_leaves_a_usable_learner(make_learne
         learn.fit(3, callbacks=[press(signal.SIGINT)])
     assert called == [(True, 0), (True, 1), "after_fit", "cleanup_fit"]
     assert learn.stop_reason == "interrupted by Ctrl-C"
-    assert "interrupted by Ctrl-C: ending after this batch; again to abort" in capfd.readouterr().err
+    assert "interrupted by Ctrl-C: ending after this batch; press again to abort" in capfd.readouterr().err
     assert torch.isfinite(learn.model.weight).all()
     done = learn.global_step
     learn.fit(2)

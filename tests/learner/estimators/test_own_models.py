@@ -129,7 +129,7 @@ def test_rates_that_a_module_returns_are_predicted_as_they_are():
 
 
 def test_a_class_that_is_given_twice_is_refused():
-    with pytest.raises(ValueError, match="write each class once"):
+    with pytest.raises(ValueError, match="pass each class once"):
         classifier(classes=["no", "no", "yes"]).fit(X, np.where(X[:, 0] > 0, "yes", "no"))
 
 

@@ -31,13 +31,13 @@ def test_a_folder_is_reported_with_the_files_in_it(path):
 def test_a_missing_file_is_reported_with_its_absolute_path_and_the_nearest_names(path, monkeypatch):
     (path.parent / "notes.txt").write_text("x")
     monkeypatch.chdir(path.parent)
-    assert "there is no such file. Beside it are: one.ckpt." in problem_of(Path("on.ckpt"))
+    assert "there is no such file. Next to it are: one.ckpt." in problem_of(Path("on.ckpt"))
     assert "The folder" in problem_of(path.parent / "not" / "there")
 
 
 def test_an_empty_file_is_reported(path):
     path.write_bytes(b"")
-    assert "it is empty (0 bytes). Take another checkpoint." in problem_of(path)
+    assert "it is empty (0 bytes). Use another checkpoint." in problem_of(path)
 
 
 @pytest.mark.parametrize("start", [b"<html><body>Not found</body>", b"\x80\x02}q\x00.", b"{", b"\x93NUMPY"])
@@ -56,13 +56,13 @@ def test_a_file_of_plain_torch_save_is_reported(path):
 def test_a_file_of_a_newer_format_is_reported_with_both_versions(path):
     content = path.read_bytes()[: -checkpoint_file.TRAILER_SIZE]
     path.write_bytes(content + checkpoint_file.trailer(len(content), zlib.crc32(content), version=7))
-    assert "it is of format 7, and this plainlearner reads up to 2" in problem_of(path)
+    assert "it has format 7, but this version of plainlearner reads formats up to 2" in problem_of(path)
 
 
 def test_a_file_with_a_missing_part_is_reported_with_both_sizes(path):
     content = path.read_bytes()
     path.write_bytes(content[:200] + content[300:])
-    assert f"{len(content) - 100} bytes are there, {len(content)} were written" in problem_of(path)
+    assert f"it has {len(content) - 100} bytes, but {len(content)} were written" in problem_of(path)
 
 
 def test_half_a_file_is_reported_with_its_size(path):

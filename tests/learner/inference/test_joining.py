@@ -121,7 +121,7 @@ def test_arrays_and_numbers_are_joined_and_one_number_per_batch_becomes_a_row():
     ids=["tensors", "numbers", "one batch", "one row", "one shape"],
 )
 def test_one_entry_per_batch_raises_one_warning(function, sizes):
-    with pytest.warns(LearnerWarning, match="one entry per batch and not per item") as caught:
+    with pytest.warns(LearnerWarning, match="one entry per batch, not per item") as caught:
         joined(lambda x: x, sizes, keep=function)
     assert len(caught) == 1
     assert len(joined(lambda x: x, sizes, keep=function, returns="batches")[0]) == len(sizes)

@@ -37,7 +37,7 @@ def test_one_item_of_every_kind_has_a_result_without_batch_dimension(item, capsy
     expected = learn.predict(X)[0]
     for _ in range(2):
         assert torch.allclose(learn.predict(item), expected)
-    message = "predict: one item of shape (3,), as training batches have the shape (batch, 3)"
+    message = "predict: one item of shape (3,), because training batches have the shape (batch, 3)"
     assert capsys.readouterr().out.count(message) == 1
 
 
@@ -194,7 +194,7 @@ def test_the_first_batch_of_a_fit_shows_the_items_of_data_that_is_read_once():
     assert seen == [(1, 3)]
 
 
-@pytest.mark.parametrize("way", ["load", "load the weights", "load_best"])
+@pytest.mark.parametrize("way", ["load", "load only the weights", "load_best"])
 def test_a_learner_without_data_recognises_one_item_by_the_file_that_it_loaded(tmp_path, way):
     saving = Checkpoint(tmp_path / "run", best="valid_loss")
     model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.GroupNorm(1, 2), nn.Flatten())

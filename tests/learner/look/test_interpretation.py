@@ -35,7 +35,7 @@ def test_a_class_that_is_never_predicted_has_precision_0_and_is_named():
     report = looked_at(preds, torch.tensor([0, 2, 1, 1]), F.cross_entropy).report()
     assert report[2] == {"precision": 0, "recall": 0, "f1": 0, "support": 1}
     shown = repr(report)
-    assert "Classes never answered, so their precision is 0: 2, 3." in shown
+    assert "Classes never predicted, so their precision is 0: 2, 3." in shown
     assert "Classes never a target: 3." in shown
     assert "nan" not in shown.lower()
     assert max(map(len, shown.splitlines())) < 80

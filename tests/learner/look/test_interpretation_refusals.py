@@ -15,7 +15,7 @@ def test_what_cannot_be_compared_is_refused_with_what_to_pass():
         looked_at(preds, targets, F.cross_entropy, classes=["a", "b", "c"])
     with pytest.raises(ValueError, match=r"1 targets are outside the classes 0 to 3, such as 9\. Pass"):
         looked_at(preds, targets.index_fill(0, torch.tensor([2]), 9), lambda p, t: p.mean())
-    with pytest.raises(ValueError, match=r"top_losses\(k=0\): write a whole number, 1 or more"):
+    with pytest.raises(ValueError, match=r"top_losses\(k=0\): k must be a whole number, 1 or more"):
         looked_at(preds, targets, F.cross_entropy).top_losses(0)
     with pytest.raises(ValueError, match="the inputs were not kept"):
         looked_at(preds, targets, F.cross_entropy, inputs=False).plot_top_losses()

@@ -169,7 +169,7 @@ def test_data_that_can_be_read_only_once_or_is_empty_is_refused(make_learner):
         learn.summary()
     with pytest.raises(ValueError, match="show_results: the loader has no batch"):
         learn.show_results(loader=[])
-    with pytest.raises(ValueError, match=r"show_batch\(n=0\): write a whole number"):
+    with pytest.raises(ValueError, match=r"show_batch\(n=0\): n must be a whole number"):
         learn.show_batch(0)
 
 

@@ -128,7 +128,7 @@ def test_an_unknown_keyword_of_the_learner_is_refused_with_a_suggestion(given, m
 def test_an_unknown_keyword_of_fit_is_refused_with_a_suggestion():
     with pytest.raises(TypeError, match=r"fit\(\) has no argument 'epochs'. Did you mean n_epochs\?"):
         learner_of().fit(epochs=3)
-    with pytest.raises(TypeError, match=r"has no argument 'zzz'. There are: n_epochs, callbacks"):
+    with pytest.raises(TypeError, match=r"has no argument 'zzz'. Available: n_epochs, callbacks"):
         learner_of().fit(1, zzz=3)
 
 
@@ -141,8 +141,8 @@ def test_an_unknown_keyword_of_fit_is_refused_with_a_suggestion():
             r"fit_one_cycle\(\) has no argument 'lr'. Did you mean lr_max\?",
         ),
         ("fit_one_cycle", {"n_epochs": 1, "max_lr": 0.1}, r"Did you mean lr_max\?"),
-        ("fit_one_cycle", {"n_epochs": 1, "wd": 0.1}, r"Weight decay is the optimizer's"),
-        ("fit_one_cycle", {"n_epochs": 1, "zzz": 0.1}, r"There are: n_epochs, lr_max, .*, resume, allow"),
+        ("fit_one_cycle", {"n_epochs": 1, "wd": 0.1}, r"Weight decay belongs to the optimizer"),
+        ("fit_one_cycle", {"n_epochs": 1, "zzz": 0.1}, r"Available: n_epochs, lr_max, .*, resume, allow"),
         ("fit_flat_cos", {"n_epochs": 1, "lr_max": 0.1}, r"Did you mean lr\?"),
         ("fine_tune", {"epochs": 1}, r"Did you mean n_epochs\?"),
         ("fine_tune", {"n_epochs": 1, "lr": 1}, r"Did you mean base_lr\?"),
@@ -165,7 +165,7 @@ def test_an_unknown_keyword_of_a_method_is_refused_with_a_suggestion(method, giv
         ("from_tensors", {"valid_pct": 0.2}, r"Did you mean valid\?"),
         ("from_tensors", {"n_inputs": 2}, r"Data.from_tensors\(\(first, second\), targets\)"),
         ("from_datasets", {"seed": 0}, r"torch.manual_seed\(0\) before, or pass generator="),
-        ("from_datasets", {"num_worker": 0}, r"There are: train, valid, .*, num_workers"),
+        ("from_datasets", {"num_worker": 0}, r"Available: train, valid, .*, num_workers"),
         ("from_datasets", {"valid": 0.2}, r"random_split\(dataset, \[0.8, 0.2\]\)"),
     ],
 )
@@ -260,7 +260,7 @@ def test_several_errors_are_reported_at_once():
 
 @pytest.mark.parametrize("settings", [{"lr": 0.1}, {"lr_max": 0.1}])
 def test_a_rate_passed_to_fit_is_refused_with_the_place_for_rates(settings):
-    with pytest.raises(TypeError, match=r"The rate is the optimizer's.*fit_one_cycle"):
+    with pytest.raises(TypeError, match=r"The rate belongs to the optimizer.*fit_one_cycle"):
         learner_of().fit(1, **settings)
-    with pytest.raises(TypeError, match=r"The rate is the optimizer's.*fit_one_cycle"):
+    with pytest.raises(TypeError, match=r"The rate belongs to the optimizer.*fit_one_cycle"):
         learner_of().fit(1, *settings.values())

@@ -63,7 +63,7 @@ def test_another_base_is_refused_and_nothing_changes(tmp_path):
     make(tmp_path / "run").fit(1)
     other, untouched = make(tmp_path / "other", seed=1), make(tmp_path / "other", seed=1)
     for load in (other.load, other.load_best):
-        with pytest.raises(ValueError, match=r"base model is another one: the values of base\.weight"):
+        with pytest.raises(ValueError, match=r"base model is a different one: the values of base\.weight"):
             load(tmp_path / "run" / "best.pt" if load == other.load else tmp_path / "run")
     assert same(other, untouched)
 

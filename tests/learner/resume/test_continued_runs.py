@@ -32,7 +32,7 @@ def test_of_two_fits_of_a_script_the_interrupted_one_resumes(tmp_path, capsys):
 def test_more_epochs_continue_from_the_end(tmp_path):
     make(tmp_path, data=in_memory).fit(1)
     learn = make(tmp_path, data=in_memory)
-    with pytest.warns(LearnerWarning, match="planned for 1 epochs and is now to have 3"):
+    with pytest.warns(LearnerWarning, match="planned for 1 epochs and now has 3"):
         learn.fit(3, resume="auto")
     assert differs(outcome(learn), whole(3, data=in_memory)) == []
 

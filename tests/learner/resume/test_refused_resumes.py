@@ -161,7 +161,7 @@ def test_a_removed_callback_with_state_is_a_difference(run):
 
 def test_fewer_epochs_than_are_done_are_refused(tmp_path):
     make(tmp_path, data=in_memory).fit(2)
-    with pytest.raises(ValueError, match=r"after epoch 1 of 2, but fit is to have 1: pass at least 2"):
+    with pytest.raises(ValueError, match=r"after epoch 1 of 2, but n_epochs is 1: pass at least 2"):
         make(tmp_path, data=in_memory).fit(1, resume="auto")
 
 
@@ -172,7 +172,9 @@ def test_a_newer_format_is_refused_with_both_versions(run, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint_file, "trailer", newer)
         checkpoint_file.write(path, contents)
-    with pytest.raises(CheckpointError, match="of format 7, and this plainlearner reads up to 2"):
+    with pytest.raises(
+        CheckpointError, match="format 7, but this version of plainlearner reads formats up to 2"
+    ):
         make(data=in_memory).load(path)
 
 
@@ -232,6 +234,6 @@ def test_the_names_to_allow_are_complete_and_are_not_suggested_for_another_model
         resume(run, 2, data=lambda: other_data(batch_size=2), allow=("batch_size",))
     learn = make(run, data=lambda: other_data(batch_size=2))
     learn.model[4] = nn.Linear(8, 2)
-    with pytest.raises(ValueError, match="is of another run") as caught:
+    with pytest.raises(ValueError, match="is from another run") as caught:
         learn.fit(2, resume="auto")
     assert "allow=" not in str(caught.value)

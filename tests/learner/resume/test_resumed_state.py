@@ -150,7 +150,7 @@ def test_a_missing_callback_that_was_added_in_mid_fit_is_reported(make_learner, 
 
     with pytest.raises(ZeroDivisionError):
         make(Kill(5)).fit(3)
-    with pytest.raises(ValueError, match="state of the callback 'count', which was added in mid-fit"):
+    with pytest.raises(ValueError, match="state of the callback 'count', which was added during the fit"):
         make().fit(3, resume="must")
     make().fit(3, resume="must", allow=("callbacks",))
 

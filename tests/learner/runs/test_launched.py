@@ -111,7 +111,7 @@ def run_with(folder: Path, words: tuple[str, ...], variables: dict[str, str]) ->
 def test_different_recipes_are_refused_by_all(folder, tmp_path):
     found = in_ranks(2, run_own, folder)
     assert [code for code, _ in found] == [2, 2]
-    assert all("wave.yaml: rank 1 read another text than rank 0" in text for _, text in found)
+    assert all("wave.yaml: rank 1 read a different text than rank 0" in text for _, text in found)
     assert not (folder / "runs").exists()
 
 

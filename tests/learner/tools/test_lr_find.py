@@ -124,7 +124,7 @@ def test_a_start_rate_that_is_too_high_is_refused():
     ("settings", "error", "words"),
     [
         ({"start": 1.0, "end": 0.1}, ValueError, "lower one first"),
-        ({"start": "1"}, TypeError, "write a number"),
+        ({"start": "1"}, TypeError, "must be a number"),
         ({"n_steps": 5}, ValueError, "10 or more"),
         ({"stop_factor": 0.5}, ValueError, "above 1"),
     ],

@@ -191,14 +191,14 @@ def test_a_step_whose_inputs_are_lost_too_cannot_be_replayed(tmp_path):
     learn.optimizer = torch.optim.SGD(learn.model.parameters(), lr=0.1)
     with pytest.raises(ZeroDivisionError):
         learn.fit(3)
-    with pytest.raises(ValueError, match="the file could not hold its batch: batch"):
+    with pytest.raises(ValueError, match="its batch could not be saved in the file: batch"):
         replay(learn, tmp_path / FILE)
 
 
 def test_a_file_of_another_model_or_kind_is_refused(tmp_path):
     learn, path = failed(tmp_path, [FailAt()])
     other = boxed(tmp_path / "other", dropout=True)
-    with pytest.raises(ValueError, match="the snapshot is of another model"):
+    with pytest.raises(ValueError, match="the snapshot is from another model"):
         replay(other, path)
     with pytest.raises(CheckpointError, match="does not contain a step"):
         replay(learn, learn.save(tmp_path / "checkpoint.pt"))

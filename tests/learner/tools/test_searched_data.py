@@ -117,9 +117,9 @@ def test_an_invalid_number_of_bytes_is_refused(text):
         ({"margin": -0.1}, "a share from 0"),
         ({"start": 0}, "whole number, 1 or more"),
         ({"up_to": 2.0}, "whole number, 1 or more"),
-        ({"start": 8, "up_to": 4}, "write a start of at most up_to"),
+        ({"start": 8, "up_to": 4}, "start must be at most up_to"),
         ({"n_steps": True}, "whole number, 1 or more"),
-        ({"max_seconds": 0}, "seconds above 0, or None"),
+        ({"max_seconds": 0}, "max_seconds must be a number above 0, or None"),
         ({"make_batch": 3}, "pass a function"),
     ],
 )
