@@ -22,7 +22,9 @@ def add_verbs(verbs: Verbs[Parser]) -> None:
     check = add_recipe_verb(verbs, "check", "build the learner and check it on one batch")
     check.set_defaults(function=do_check)
     find = add_recipe_verb(verbs, "lr-find", "suggest a learning rate")
-    find.add_argument("--steps", type=int, default=100, metavar="N", help="number of rates to try (100)")
+    find.add_argument(
+        "--steps", type=int, default=100, metavar="N", help="number of rates to try (default: 100)"
+    )
     find.add_argument("--plot", type=Path, metavar="FILE", help="plot losses and suggestions to this file")
     find.set_defaults(function=do_lr_find)
     show = add_recipe_verb(verbs, "show", "print the complete recipe and the composed loop")

@@ -18,13 +18,13 @@ from learner.scripts.to_script import still_needed, write_script
 def add_verbs(verbs: Verbs[Parser]) -> None:
     """Add the verbs to the command line."""
     verb = add_recipe_verb(verbs, "to-script", "convert the recipe to a plain PyTorch script")
-    text = "the file to write (train.py next to the recipe)"
+    text = "the file to write (default: train.py next to the recipe)"
     verb.add_argument("--output", type=Path, metavar="FILE", help=text)
     verb.set_defaults(function=do_to_script)
     export = add_run_verb(verbs, "export", "write the model of a run to a file for other programs")
     text = "the file: .pt2 (torch.export), .onnx, .safetensors or .pt (weights)"
     export.add_argument("file", type=Path, help=text)
-    text = "dimensions of the inputs that may vary, such as 0,1; by default that of the items"
+    text = "dimensions of the inputs that may vary, such as 0,1 (default: that of the items)"
     export.add_argument("--dynamic", type=dimensions, metavar="NUMBERS", help=text)
     export.set_defaults(function=do_export)
 

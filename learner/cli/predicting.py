@@ -31,19 +31,21 @@ OUTPUTS = (".npy", ".csv", ".pt")
 
 def add_verbs(verbs: Verbs[Parser]) -> None:
     """Add the verbs to the command line."""
-    predict = add_run_verb(verbs, "predict", "predict the items of a file with the model of a run")
+    predict = add_run_verb(verbs, "predict", "predict the items in a file with the model of a run")
     text = "inputs: .csv (a row per item), .npy or .pt"
     predict.add_argument("--input", type=Path, required=True, metavar="FILE", help=text)
-    text = "predictions: .npy, .csv or .pt; by default CSV to standard output"
+    text = "predictions: .npy, .csv or .pt (default: CSV to standard output)"
     predict.add_argument("--output", type=Path, metavar="FILE", help=text)
-    text = "columns of a CSV file to use, such as age,height; by default all"
+    text = "columns of a CSV file to use, such as age,height (default: all)"
     predict.add_argument("--columns", default="", metavar="NAMES", help=text)
     text = "the part of the model's output to keep: its name, such as logits, or its number"
     predict.add_argument("--keep", type=name_or_number, metavar="NAME", help=text)
-    predict.add_argument("--batch-size", type=int, default=256, metavar="N", help="items per batch (256)")
+    predict.add_argument(
+        "--batch-size", type=int, default=256, metavar="N", help="items per batch (default: 256)"
+    )
     predict.set_defaults(function=do_predict)
-    test = add_run_verb(verbs, "test", "measure the model of a run on its test data")
-    test.add_argument("--valid", action="store_true", help="measure on the validation data")
+    test = add_run_verb(verbs, "test", "evaluate the model of a run on its test data")
+    test.add_argument("--valid", action="store_true", help="evaluate on the validation data instead")
     test.set_defaults(function=do_test)
 
 

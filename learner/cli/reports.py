@@ -21,13 +21,19 @@ from learner.runs.run_list import as_facts, runs_in, table_of
 def add_verbs(verbs: Verbs[Parser]) -> None:
     """Add the verbs to the command line."""
     runs = add_plain_verb(verbs, "runs", "list runs with their best results, the best first")
-    runs.add_argument("folder", nargs="?", type=Path, default=Path("runs"), help="where the runs are (runs)")
+    runs.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        default=Path("runs"),
+        help="the folder that contains the runs (default: runs)",
+    )
     runs.add_argument("--json", action="store_true", help="print what run.json of each run contains")
     runs.set_defaults(function=do_runs)
     text = "write a report of a run as an HTML file"
     report = add_plain_verb(verbs, "report", text)
     report.add_argument("run", type=Path, help="a run's folder")
-    text = "the file to write (report.html in the run's folder)"
+    text = "the file to write (default: report.html in the run's folder)"
     report.add_argument("--output", type=Path, metavar="FILE", help=text)
     text = "do not run the model on the validation data for a confusion matrix or residuals"
     report.add_argument("--no-answers", action="store_true", help=text)

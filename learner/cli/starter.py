@@ -65,7 +65,9 @@ class LargestWeight(Callback):
 def add_verbs(verbs: Verbs[Parser]) -> None:
     """Add the verb to the command line."""
     init = add_plain_verb(verbs, "init", "write a first recipe and a model")
-    init.add_argument("folder", nargs="?", type=Path, default=Path(), help="folder for the files (here)")
+    init.add_argument(
+        "folder", nargs="?", type=Path, default=Path(), help="folder for the files (default: the current one)"
+    )
     init.set_defaults(function=do_init)
 
 

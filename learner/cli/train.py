@@ -19,7 +19,7 @@ from learner.runs.sweep_plan import make_plan
 def add_verbs(verbs: Verbs[Parser]) -> None:
     """Add the verbs to the command line."""
     run_verb = add_recipe_verb(verbs, "run", "train, and save the run in a new folder")
-    text = "folder in which the run folder is created (runs)"
+    text = "folder in which the run folder is created (default: runs)"
     run_verb.add_argument("--runs", metavar="FOLDER", type=Path, default=Path("runs"), help=text)
     run_verb.add_argument("--keep-nothing", action="store_true", help="create no run folder")
     text = "resume the newest run of this recipe that has a checkpoint, or start a new one"
@@ -30,10 +30,10 @@ def add_verbs(verbs: Verbs[Parser]) -> None:
     )
     resume.set_defaults(function=do_resume)
     for parser in (run_verb, resume):
-        text = "resume although this differs, such as batch_size; the error shows the name"
+        text = "resume even if this differs, such as batch_size; the error shows the name"
         parser.add_argument("--differ", action="append", default=[], metavar="NAME", help=text)
     verify = add_recipe_verb(verbs, "verify-resume", "test that a killed run resumes with the same bits")
-    verify.add_argument("--kills", type=int, default=10, metavar="N", help="number of kills (10)")
+    verify.add_argument("--kills", type=int, default=10, metavar="N", help="number of kills (default: 10)")
     verify.set_defaults(function=do_verify_resume)
     add_sweep(verbs)
     replay = add_plain_verb(verbs, "replay", "run the failed step of a run again")
@@ -44,12 +44,18 @@ def add_verbs(verbs: Verbs[Parser]) -> None:
 def add_sweep(verbs: Verbs[Parser]) -> None:
     """Add the verb `sweep`."""
     parser = add_recipe_verb(verbs, "sweep", "search for settings: lr=1e-4..1e-1 is a range, 16,32 a choice")
-    parser.add_argument("--trials", type=int, metavar="N", help="total number of trials (20)")
+    parser.add_argument("--trials", type=int, metavar="N", help="total number of trials (default: 20)")
     better = parser.add_mutually_exclusive_group()
-    better.add_argument("--minimize", metavar="RESULT", help="the result to minimize (the monitored one)")
+    better.add_argument(
+        "--minimize",
+        metavar="RESULT",
+        help="the result to minimize (default: the one that the recipe monitors)",
+    )
     better.add_argument("--maximize", metavar="RESULT", help="the result to maximize")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the suggestions (0)")
-    text = "folder in which the folder of the sweep is created (runs)"
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the suggestions (default: 0)"
+    )
+    text = "folder in which the sweep folder is created (default: runs)"
     parser.add_argument("--runs", metavar="FOLDER", type=Path, default=Path("runs"), help=text)
     parser.add_argument("--resume", action="store_true", help="continue the newest sweep of this recipe")
     parser.set_defaults(function=do_sweep)

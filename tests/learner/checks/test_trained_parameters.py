@@ -134,7 +134,7 @@ def test_a_replaced_layer_that_is_added_to_the_optimizer_is_allowed():
 @pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate")
 def test_a_parameter_that_the_optimizer_holds_twice_is_refused():
     model = two_layers()
-    with pytest.raises(ValueError, match="holds 6 parameters twice"):
+    with pytest.raises(ValueError, match="contains 6 parameters twice"):
         learner_with(model, SGD([*model.parameters(), *model.parameters()])).fit(1)
 
 
