@@ -13,8 +13,8 @@ from learner import LearnerClassifier, LearnerRegressor
 
 #: Checks that fail, each with the reason; docs/sklearn.md has the same table.
 EXPECTED = {
-    "check_sample_weight_equivalence_on_dense_data": "a weight of 2 is a repeated item up to rounding in "
-    "float32, and in other batches if there are several",
+    "check_sample_weight_equivalence_on_dense_data": "a weight of 2 equals a repeated item only up to "
+    "rounding in float32, and the batches differ if there are several",
 }
 
 
