@@ -29,9 +29,9 @@ def check_equal(learn: LearnerProtocol, found: list[dict[str, Any]]) -> None:
             raise RuntimeError(
                 f"the processes have diverged: rank 0 does not have the same {name} as rank "
                 f"{' and '.join(map(str, others))}{counts}, in epoch {learn.epoch}, batch "
-                f"{learn.batch_idx}. A callback has acted in only some of them, such as with CancelStep or a "
-                "change of weights or rates. Let it decide by values that are equal in all: learn.results, "
-                "the clock, or learn.ranks.gather(value)."
+                f"{learn.batch_idx}. A callback has acted on some ranks only, for example with CancelStep "
+                "or by changing weights or rates. Base its decision on values that are equal on all "
+                "ranks: learn.results, the clock, or learn.ranks.gather(value)."
             )
 
 

@@ -118,7 +118,7 @@ def add_notes(error: Exception, factory: Any, parameters: list[Any]) -> None:
     kind = "parameter groups" if type(parameters[0]) is dict else "trainable tensors"
     error.add_note(f"while optimizer={factory!r} made an optimizer of the model's {len(parameters)} {kind}")
     if "Muon only supports 2D" in str(error):
-        error.add_note(f"Give the other parameters to another optimizer: optimizer={EXAMPLE}.")
+        error.add_note(f"Use another optimizer for the other parameters: optimizer={EXAMPLE}.")
 
 
 def lacking(item: Any) -> str:

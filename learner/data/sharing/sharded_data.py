@@ -80,8 +80,8 @@ class Sharding:
         elif ranks.each:
             more = "." if hint is LATE else f", or {hint[0].lower()}{hint[1:]}"
             yield ValueError(
-                f"Distributed(batch='each'): {where}, so each rank has batches of its own already. Leave "
-                f"batch='each' out{more}"
+                f"Distributed(batch='each'): {where}, so each rank already has its own batches. Omit "
+                f"batch='each'{more}"
             )
 
 

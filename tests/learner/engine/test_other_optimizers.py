@@ -193,7 +193,7 @@ def test_a_method_missing_from_an_optimizer_is_reported_when_the_learner_is_made
 
 
 def test_a_scheduler_of_torch_names_its_replacement():
-    with pytest.raises(TypeError, match="this is Both. Use ParamScheduler"):
+    with pytest.raises(TypeError, match=r"this is Both\. Use ParamScheduler"):
         learner_of(TorchScheduler(partial(lr_scheduler.StepLR, step_size=1))).fit(1)
 
 
