@@ -29,7 +29,7 @@ from callbacks.place.device import map_tensors
 from callbacks.step.precision import as_float
 
 Backend = str | Callable[..., Any]
-N_KEYS = 1000  #: keys of a dict of which the order is compared
+N_KEYS = 1000  #: keys of a dict whose order is compared
 N_PROVEN = 2  #: steps of each program that are compared with the ordinary step
 
 #: How Dynamo traces: it traces `torch.autograd.grad`, guards hooks of modules, and refuses code that changes

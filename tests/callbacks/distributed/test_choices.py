@@ -9,13 +9,13 @@ import pytest
 from callbacks import Distributed
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"kind": "dpp"}, "write 'ddp' or 'fsdp'"),
+    ({"kind": "dpp"}, "kind must be 'ddp' or 'fsdp'"),
     ({"find_unused": True}, "Did you mean find_unused_parameters?"),
     ({"bacth": "each"}, "Did you mean batch?"),
     ({"device_ids": [0]}, "has no argument 'device_ids'"),
     ({"mixed_precision": "bf16"}, "add the callback MixedPrecision"),
     ({"kind": "fsdp", "find_unused_parameters": True}, "is for 'ddp'"),
-    ({"batch": 64}, "write 'global' or 'each'"),
+    ({"batch": 64}, "batch must be 'global' or 'each'"),
     ({"sharded": "yes"}, "must be True or False"),
     ({"kind": "fsdp", "offload": 1}, "must be True or False"),
     ({"backend": "glo"}, "as 'gloo' or 'nccl'"),
