@@ -50,6 +50,15 @@ def test_a_file_name_has_one_meaning():
     assert [str(path) for path in kept if path.name in twice and not is_planted(path)] == []
 
 
+@pytest.mark.parametrize("package", [callbacks, learner])
+def test_files_and_folders_stay_small(package):
+    files = [*Path(package.__file__).parent.rglob("*.py")]
+    lines = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    folders = Counter(path.parent.name for path in files)
+    assert {name: n for name, n in lines.items() if n > 300} == {}
+    assert {name: n for name, n in folders.items() if n > 16} == {}
+
+
 def is_planted(path: Path) -> bool:
     """Is it the file of a user, which a recipe beside it names?"""
     return path.name == "models.py" and any(path.parent.glob("*.yaml"))

@@ -15,7 +15,7 @@ from fastcore.foundation import L
 
 from callbacks.history import history_plot
 from callbacks.history.direction import Direction, guess_direction
-from callbacks.history.packed_rows import PackedRows
+from callbacks.history.packed_rows import PackedRows, named
 from callbacks.history.paths import as_path, replacing
 from callbacks.history.scalars import Scalars
 
@@ -49,7 +49,6 @@ class History:
         self.directions: dict[str, Direction] = {}
         self._losses, self._rates = Scalars(), Scalars()
         self._packed_rows, self._packed_validations = PackedRows(), PackedRows()
-        self._names: dict[str, str] = {}  # one string for all rows: each epoch builds its names again
 
     @property
     def steps(self) -> dict[str, array[float]]:
@@ -68,7 +67,7 @@ class History:
 
     def add_epoch(self, results: dict[str, Any], seconds: float) -> None:
         """Add an epoch's row."""
-        self.rows.append({"epoch": len(self.rows), **self._named(results), "seconds": seconds})
+        self.rows.append({"epoch": len(self.rows), **named(results), "seconds": seconds})
 
     def add_validation(self, step: int, results: dict[str, Any]) -> None:
         """Add the results of a validation at this step, in the epoch whose row does not exist yet.
@@ -76,15 +75,11 @@ class History:
         They replace those of the same step, as the last step of an epoch is not known if its data has no
         length.
         """
-        row = {"step": step, "epoch": len(self.rows), **self._named(results)}
+        row = {"step": step, "epoch": len(self.rows), **named(results)}
         before = self.validations[-1] if self.validations else {}
         if (before.get("step"), before.get("epoch")) == (step, len(self.rows)):
             self.validations.pop()
         self.validations.append(row)
-
-    def _named(self, results: dict[str, Any]) -> dict[str, Any]:
-        """The same results, with the strings of earlier rows as names."""
-        return {self._names.setdefault(name, name): value for name, value in results.items()}
 
     def read(self) -> None:
         """Copy numbers that are still on the device to main memory."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Iterable
 from typing import Any
@@ -79,3 +80,8 @@ def unpacked(packed: Packed) -> list[dict[str, Any]]:
     if any(list(stream) for stream in streams.values()):
         raise ValueError("has values that its forms do not need")
     return rows
+
+
+def named(results: dict[str, Any]) -> dict[str, Any]:
+    """The same results, with one string per name for all rows: each epoch builds its names again."""
+    return {sys.intern(str(name)): value for name, value in results.items()}
