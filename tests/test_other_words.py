@@ -130,6 +130,16 @@ def test_a_hook_that_looks_for_the_learner_on_itself_gets_a_suggestion(typed, me
     assert any(meant in note for note in caught.value.__notes__)
 
 
+def test_a_hook_that_takes_the_inputs_for_a_tensor_gets_a_suggestion():
+    class Probe(Callback):
+        def before_batch(self, learn):
+            learn.inputs = learn.inputs.flip(0)
+
+    with pytest.raises(AttributeError, match="'tuple' object has no attribute 'flip'") as caught:
+        make().fit(1, callbacks=[Probe()])
+    assert any("write (inputs,) = learn.inputs" in note for note in caught.value.__notes__)
+
+
 def test_other_words_are_neither_completed_nor_in_the_way():
     class Mine(Learner):
         dls = "of a subclass"

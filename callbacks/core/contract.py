@@ -16,8 +16,8 @@ from enum import IntEnum
 from typing import Any, ClassVar, Self
 
 from callbacks.core.definition import (
+    check_arguments,
     check_class,
-    check_keywords,
     is_plain,
     snake_case,
 )
@@ -156,8 +156,8 @@ class Callback:
     differs_by_rank: bool = False
     _called_when: Any = None  # the `When` it was passed in, which decides when it is called
 
-    def __new__(cls, *_: Any, **kwargs: Any) -> Self:
-        check_keywords(cls, kwargs)
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        check_arguments(cls, args, kwargs)
         return super().__new__(cls)
 
     def __init__(self, *, name: str | None = None):

@@ -24,6 +24,9 @@ def as_callback(item: Any, place: str) -> Callback:
     hint = ""
     if isinstance(item, (list, tuple)):
         hint = " Pass callbacks one by one, not a list within a list: write *callbacks."
+    elif isinstance(item, str):
+        title = item if item.isidentifier() else "EarlyStopping"
+        hint = f" Names are for recipes; here pass the object itself: from callbacks import {title}."
     elif callable(item) and not isinstance(item, type):
         hint = ' To make a callback from a function, write @on("after_batch") above it.'
     raise TypeError(

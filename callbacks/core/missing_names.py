@@ -93,20 +93,46 @@ def unknown_argument(title: str, name: str, own: Sequence[str], hint: str = "") 
     return TypeError(" ".join(filter(None, sentences)))
 
 
+def too_many_arguments(
+    title: str, by_position: Sequence[str], n_given: int, own: Sequence[str], hint: str = ""
+) -> TypeError:
+    """The error for more arguments than a function or class takes by position.
+
+    Args:
+        title: its name.
+        by_position: the names of the arguments that it takes by position.
+        n_given: how many were passed by position.
+        own: the names of all its arguments.
+        hint: what to write instead; by default the names of the others.
+    """
+    rest = ", ".join(f"{name}=..." for name in own if name not in by_position)
+    sentences = (
+        f"{title}() takes {len(by_position)} argument{'' if len(by_position) == 1 else 's'} by position"
+        f"{' (' + ', '.join(by_position) + ')' if by_position else ''}, but got {n_given}.",
+        hint or (f"Pass the others by name: {rest}." if rest else ""),
+    )
+    return TypeError(" ".join(filter(None, sentences)))
+
+
 def suggest_arguments(function: Callable[P, R]) -> Callable[P, R]:
-    """Raise an error for an unknown keyword, with the one that was probably meant.
+    """Raise an error for too many arguments, or an unknown keyword, with the one that was probably meant.
 
     Args:
         function: a function, or the constructor of a class.
     """
-    makes, own = function.__name__ == "__init__", list(inspect.signature(function).parameters)
-    own = own[1:] if makes else own
+    makes, found = function.__name__ == "__init__", list(inspect.signature(function).parameters.values())
+    found = found[1:] if makes else found
+    own = [each.name for each in found]
+    by_position = [each.name for each in found if each.kind < each.VAR_POSITIONAL]
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        title = type(args[0]).__name__ if makes else function.__name__
+        if len(args) - makes > len(by_position):
+            raise too_many_arguments(title, by_position, len(args) - makes, own)
         for name in kwargs:
             if name not in own:
-                raise unknown_argument(type(args[0]).__name__ if makes else function.__name__, name, own)
+                raise unknown_argument(title, name, own)
         return function(*args, **kwargs)
 
     return checked

@@ -217,9 +217,9 @@ def warn_of_nan(name: str, mean: Mean) -> bool:
     if not bad or len(bad) == len(counted):
         return False
     warn(
-        f"{name} is NaN because of {len(bad)} of {len(counted)} batches, first batch {bad[0]}. If no "
-        "target counts in these batches (all are ignored, or all weights are 0), pass "
-        "callbacks=[Metrics(weight=function)], where the function returns the denominator of a batch's "
-        "loss; batches with 0 are then left out."
+        f"{name} is NaN because of {len(bad)} of {len(counted)} batches, first batch {bad[0]}: look for NaN "
+        "in its inputs and targets. If no target counts in these batches (all are ignored, or all weights "
+        "are 0), pass callbacks=[Metrics(weight=function)], where the function returns the denominator of a "
+        "batch's loss; batches with 0 are then left out."
     )
     return True

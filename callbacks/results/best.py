@@ -134,8 +134,8 @@ def check_measured(monitor: str, learn: LearnerProtocol, owner: str) -> None:
         raise ValueError(
             f"{place}: nothing is measured. Add the callback that measures: callbacks=[Metrics()]."
         )
-    if learn.data.valid is None and monitor.startswith("valid_"):
-        other = f"train_{monitor.removeprefix('valid_')}"
+    if learn.data.valid is None and monitor.startswith(("valid_", "val_", "validation_")):
+        other = f"train_{monitor.partition('_')[2]}"
         found = other if other in names else "train_loss"
         raise ValueError(
             f"{place}: there is no validation data. Pass some, with Data(train, valid), or monitor the "

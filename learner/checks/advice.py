@@ -81,6 +81,8 @@ def shape_hints(learn: FullLearner) -> Iterator[str]:
         return
     if preds.shape != targets.shape and not broadcast(preds, targets):
         yield reshape_hint(tuple(preds.shape), tuple(targets.shape))
+        if not targets.is_floating_point() and tuple(targets.shape) == (*preds.shape[:1], *preds.shape[2:]):
+            yield "If the targets are classes, use cross_entropy as loss."
 
 
 def dtype_hints(error: BaseException, learn: FullLearner) -> Iterator[str]:

@@ -13,6 +13,7 @@ from callbacks.measures.as_metrics import Metric
 from callbacks.record.measured import Measured
 from callbacks.record.metrics import Metrics
 from learner.checks.data_checks import n_items_of, n_left_over, sizes_of
+from learner.checks.loss_checks import torch_loss
 from learner.data.tensors import describe
 from learner.messages.keywords import takes
 from learner.state.protocol import FullLearner
@@ -112,8 +113,9 @@ def failed_metric(frames: list[FrameType], learn: FullLearner) -> Any:
 
 
 def loss_hints(learn: FullLearner) -> Iterator[str]:
-    """How to fix a loss function with the wrong number of arguments, and outputs of evaluation mode."""
+    """How to fix what the loss cannot use: its number of arguments, outputs that are not a tensor."""
     loss_func, targets = learn.loss_func, learn.targets
+    yield from output_hints(learn)
     if targets is None and takes(loss_func, None) and not takes(loss_func, None, None):
         yield (
             "The loss function takes one argument, but is called with preds and targets (None if a batch "
@@ -133,4 +135,16 @@ def loss_hints(learn: FullLearner) -> Iterator[str]:
             "such a model, return None from the loss function in validation; valid_loss is then not "
             "measured: def loss(preds, targets): return sum(preds.values()) if isinstance(preds, dict) "
             "else None"
+        )
+
+
+def output_hints(learn: FullLearner) -> Iterator[str]:
+    """How to pass one tensor of the model's output to a loss of torch."""
+    preds, known = learn.preds, torch_loss(learn.loss_func)
+    if preds is None:
+        yield "The model returns None: does its forward end with `return`?"
+    elif known is not None and not isinstance(preds, Tensor) and isinstance(learn.targets, Tensor):
+        yield (
+            "The loss takes a tensor: choose one in a function, as in "
+            f"lambda preds, targets: {known.__name__}(preds{part_of(preds)}, targets)."
         )

@@ -9,7 +9,7 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from callbacks.core.foreign_names import ARGUMENT_WORDS
-from callbacks.core.missing_names import unknown_argument
+from callbacks.core.missing_names import too_many_arguments, unknown_argument
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,13 +49,7 @@ def too_many(title: str, by_position: list[str], n_given: int, own: list[str]) -
     """The error for more arguments than a function takes by position."""
     names = [name for name in by_position if name not in OWNERS]
     n_given -= len(by_position) - len(names)
-    rest = ", ".join(f"{name}=..." for name in own if name not in names)
-    sentences = (
-        f"{title}() takes {len(names)} argument{'' if len(names) == 1 else 's'} by position"
-        f"{' (' + ', '.join(names) + ')' if names else ''}, but got {n_given}.",
-        POSITION_HINTS.get(title, f"Pass the others by name: {rest}." if rest else ""),
-    )
-    return TypeError(" ".join(filter(None, sentences)))
+    return too_many_arguments(title, names, n_given, own, POSITION_HINTS.get(title, ""))
 
 
 def takes(function: Any, *args: Any, **kwargs: Any) -> bool:
@@ -94,6 +88,7 @@ RATE_HINT = (
 
 # Hints for settings without an argument, by the function's name and the keyword.
 DEVICE = "A device is set by a callback: callbacks=[DevicePlacement('cuda')]."
+EPOCHS = "The number of epochs is an argument of the fit, as in learn.fit(10)."
 SCHEDULE = "A schedule is a callback, as TorchScheduler(...), or a method, as learn.fit_one_cycle(...)."
 SEED = (
     "The order is drawn from torch's random state: write torch.manual_seed(0) before, or pass "
@@ -101,6 +96,8 @@ SEED = (
 )
 HINTS = {
     ("Learner", "device"): DEVICE,
+    **{("Learner", name): EPOCHS for name in ("epochs", "n_epochs", "num_epochs", "max_epochs")},
+    ("Learner", "batch_size"): "Batches are made by the data, as in Data.from_tensors(..., batch_size=64).",
     ("Learner", "scheduler"): SCHEDULE,
     ("Learner", "lr_scheduler"): SCHEDULE,
     ("Learner", "wd_bn_bias"): "Use decay_norms=False.",

@@ -7,6 +7,8 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import Any, NoReturn, TypeVar
 
+from torch import Tensor
+
 import callbacks
 from callbacks import Callback
 from callbacks.core.contract import LearnerProtocol
@@ -81,6 +83,10 @@ def slip_note(error: BaseException, learn: LearnerProtocol) -> str | None:
     if isinstance(error.obj, Callback) and (error.name == "learn" or hasattr(learn, error.name)):
         read = "" if error.name == "learn" else f".{error.name}"
         return f"a hook receives the learner as its argument: write learn{read}, not self.{error.name}"
+    if error.obj is learn.inputs and isinstance(error.obj, tuple) and hasattr(Tensor, error.name):
+        return (
+            "learn.inputs is a tuple, because a model can take several inputs: write (inputs,) = learn.inputs"
+        )
     if error.obj is not learn:
         return None
     if error.name in learn.callbacks:

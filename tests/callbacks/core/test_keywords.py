@@ -64,6 +64,16 @@ class Abstract(Callback, ABC):
         (lambda: whole_pass(len, greater_is_better=True), "Did you mean higher_is_better?"),
         (lambda: WithLimit(1, limits=3), "WithLimit() has no argument 'limits'. Did you mean limit?"),
         (lambda: WithField(limits=3), "WithField() has no argument 'limits'. Did you mean limit?"),
+        (
+            lambda: EarlyStopping("valid_loss", 3),
+            "EarlyStopping() takes 1 argument by position (monitor), but got 2. Pass the others by name: "
+            "patience=..., min_delta=...,",
+        ),
+        (lambda: WithLimit(1, 2), "takes 1 argument by position (limit), but got 2. Pass the others by name"),
+        (lambda: Anything(3), "Anything() takes 0 arguments by position, but got 1."),
+        (lambda: Callback("mine"), "takes 0 arguments by position, but got 1. Pass the others by name: name"),
+        (lambda: F1("macro", 2, 3, 4, 5), "F1() takes "),
+        (lambda: MSE(1), "MSE() takes 0 arguments by position, but got 1."),
     ],
 )
 def test_an_unknown_argument_is_refused_with_the_one_that_was_meant(make, words):

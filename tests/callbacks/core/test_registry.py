@@ -171,7 +171,8 @@ def test_an_empty_list_is_a_composition_too():
     [
         (
             "ZeroGrad",
-            r"callbacks\[0\] is 'ZeroGrad' \(str\), which is not a callback.* subclass of Callback\.$",
+            r"callbacks\[0\] is 'ZeroGrad' \(str\), which is not a callback.* subclass of Callback\. "
+            r"Names are for recipes; here pass the object itself: from callbacks import ZeroGrad\.$",
         ),
         (None, r"is None \(NoneType\), which is not a callback"),
         (lambda learn: None, r'write @on\("after_batch"\) above it'),

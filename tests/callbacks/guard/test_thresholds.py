@@ -18,8 +18,9 @@ def test_an_unknown_monitor_is_refused_before_the_first_epoch_with_a_suggestion(
     assert learn.global_step == 0
 
 
-def test_without_validation_data_the_message_names_the_training_loss():
-    learn = make(EarlyStopping(), defaults=[Metrics])
+@pytest.mark.parametrize("monitor", ["valid_loss", "val_loss", "validation_loss"])
+def test_without_validation_data_the_message_names_the_training_loss(monitor):
+    learn = make(EarlyStopping(monitor), defaults=[Metrics])
     with pytest.raises(ValueError, match=r"there is no validation data.*monitor='train_loss'"):
         learn.fit(1)
 

@@ -72,7 +72,8 @@ def test_a_mean_that_is_nan_because_of_some_batches_raises_one_warning(name, n_w
     assert [type(each.message) for each in caught] == n_warnings * [LearnerWarning]
     assert math.isnan(measured["valid_loss"]) == (name != "none")
     if n_warnings:
-        assert "valid_loss is NaN because of 1 of 4 batches, first batch 3" in str(caught[0].message)
+        words = "valid_loss is NaN because of 1 of 4 batches, first batch 3: look for NaN in its inputs"
+        assert words in str(caught[0].message)
 
 
 def test_the_weight_that_the_warning_asks_for_makes_the_mean_right():

@@ -271,3 +271,34 @@ def test_a_model_that_differentiates_in_validation_is_reported_with_a_fix_that_w
     learn = Learner(SlopeAlways(), Data([batch], [(batch[0] + 1, batch[1])]), F.mse_loss, sgd)
     learn.fit(1)
     assert learn.predict(batch[0]).shape == (4, 1)
+
+
+# A loss of torch and an output that is not a tensor
+
+
+class Returns(nn.Module):
+    def __init__(self, output):
+        super().__init__()
+        self.layer, self.output = nn.Linear(3, 2), output
+
+    def forward(self, x):
+        return self.output(self.layer(x))
+
+
+@pytest.mark.parametrize(
+    ("output", "hint"),
+    [
+        (lambda scores: None, "The model returns None: does its forward end with `return`?"),
+        (lambda scores: {"logits": scores}, "lambda preds, targets: cross_entropy(preds['logits'], targets)"),
+        (lambda scores: (scores, 0), "lambda preds, targets: cross_entropy(preds[0], targets)"),
+    ],
+    ids=["None", "dict", "tuple"],
+)
+def test_an_output_that_is_not_a_tensor_is_reported_with_the_code_that_selects_one(output, hint):
+    assert hint in error_of(make(Returns(output), (X, CLASSES), F.cross_entropy))
+
+
+def test_classes_in_a_loss_of_numbers_are_reported_with_the_loss_for_classes():
+    learn = make(nn.Linear(3, 4), (X, CLASSES), F.mse_loss)
+    with pytest.warns(UserWarning, match="compares floats"), pytest.warns(UserWarning, match="target size"):
+        assert "If the targets are classes, use cross_entropy as loss." in error_of(learn)

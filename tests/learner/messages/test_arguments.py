@@ -208,6 +208,15 @@ def test_the_keyword_device_is_refused_with_the_callback():
 
 
 @pytest.mark.parametrize(
+    ("keyword", "words"),
+    [("max_epochs", "an argument of the fit"), ("epochs", "fit(10)"), ("batch_size", "Data.from_tensors(")],
+)
+def test_a_setting_of_the_fit_or_the_data_is_refused_with_its_place(keyword, words):
+    with pytest.raises(TypeError, match=re.escape(words)):
+        learner_of(**{keyword: 3})
+
+
+@pytest.mark.parametrize(
     ("argument", "value", "message"),
     [
         ("model", None, "model is None"),
