@@ -168,6 +168,14 @@ def test_the_table_of_what_a_hook_sees_is_the_protocol():
     assert named == members
 
 
+def test_the_table_of_what_a_callback_declares_is_the_contract():
+    named = {
+        name for row in table(section("callbacks.md", "Declare what it does")) for name in names_in(row[0])
+    }
+    declared = {name for name in Callback.__annotations__ if name[0] != "_"}
+    assert named == declared - {"order", "name", "state"}  # these have sections of their own
+
+
 # The reference ----------------------------------------------------------------------------------------------
 
 

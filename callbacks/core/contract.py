@@ -110,6 +110,7 @@ class Callback:
         measures: names that it writes to `learn.results`, each with the direction in which it improves
             ("min", "max" or None), so that callbacks that monitor them can be checked before the first epoch.
         monitors: names in `learn.results` that decide what this callback does, e.g. `("valid_loss",)`.
+        direction: in which direction the first of `monitors` improves; None if its metric decides that.
         needs: classes of callbacks that this one requires.
         surrounds: operations that run inside the context that `surround` returns.
         yields: operations that it leaves to another callback or a subclass of the learner that has them.
@@ -119,9 +120,17 @@ class Callback:
         reads_gradients: can its hooks read gradients? If not, a compiled step need not keep them.
         accumulates_gradients: does one update follow several batches, as with `GradientAccumulation`?
         averages_weights: does it average the weights, as `EMA` does? A model can have one average at a time.
+        computes_gradients: does its `step` compute the gradients of the batch again, as that of `SAM`?
         scales_gradients: are gradients scaled between `backward` and `step`, as `MixedPrecision` scales them?
         restores_weights: does it replace the trained weights with others when the fit ends?
-        saves_checkpoints: does it write the checkpoints from which a fit resumes?
+        saves_checkpoints: does it write the checkpoints from which a fit resumes, into its `folder`?
+        writes_to: the attributes that hold the files and folders it writes to, of those that it has. A recipe
+            places relative ones in the run's folder.
+        acts_outside: does it write files or send numbers in another phase than `REPORT` and `SAVE`? Such
+            effects cannot be undone, so trials such as `learn.cost()` leave it out.
+        only_observes: would the weights be the same without it, as without `Timer`? `learn.lr_find` and
+            `learn.to_script` leave it out, and a compiled step does not watch it. It is not inherited,
+            because a subclass may do more: each class declares it for itself.
         shows_progress: does it display the progress of the fit? Others print messages only if one does.
         matches_loop: do the operations that it overrides compute what those of the loop compute?
         distributed: does it synchronize several processes? Without such a callback, they raise an error.
@@ -136,6 +145,7 @@ class Callback:
     state: tuple[str, ...] = ()
     measures: Mapping[str, Direction | None] = {}
     monitors: tuple[str, ...] = ()
+    direction: Direction | None = None
     needs: tuple[type[Callback], ...] = ()
     surrounds: tuple[str, ...] = ()
     yields: tuple[str, ...] = ()
@@ -144,9 +154,13 @@ class Callback:
     reads_gradients: bool = True
     accumulates_gradients: bool = False
     averages_weights: bool = False
+    computes_gradients: bool = False
     scales_gradients: bool = False
     restores_weights: bool = False
     saves_checkpoints: bool = False
+    writes_to: tuple[str, ...] = ("path", "folder")
+    acts_outside: bool = False
+    only_observes: bool = False
     shows_progress: bool = False
     matches_loop: bool = False
     distributed: bool = False
@@ -170,6 +184,8 @@ class Callback:
         super().__init_subclass__(**kwargs)
         if "name" not in vars(cls):
             cls.name = snake_case(cls.__name__)
+        if "only_observes" not in vars(cls):
+            cls.only_observes = False
         check_class(cls, Callback, EVENTS, OPERATIONS)
 
     def before_fit(self, learn: LearnerProtocol) -> None:

@@ -64,6 +64,8 @@ def forms_of(base: Any, operations: tuple[str, ...]) -> dict[str, tuple[Callable
         "state": (partial(is_tuple_of, str), "a tuple of attributes' names, as state = ('best', 'wait')"),
         "measures": (is_measures, "a dict to 'min', 'max' or None, as {'valid_score': 'max'}"),
         "monitors": (partial(is_tuple_of, str), "a tuple of results' names, as ('valid_loss',)"),
+        "direction": (lambda value: value in ("min", "max", None), "'min', 'max' or None"),
+        "writes_to": (partial(is_tuple_of, str), "a tuple of attributes' names, as ('path',)"),
         "needs": (partial(is_tuple_of, type), "a tuple of callback classes, as needs = (Recorder,)"),
         "sets_hyperparameters": (partial(is_tuple_of, str), "a tuple of names, as ('lr', 'momentum')"),
         "sets_from": (lambda value: isinstance(value, (str, type(None))), "None or a string: '5 epochs'"),

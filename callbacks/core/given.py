@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from callbacks.core.contract import EVENTS, OPERATIONS, Callback, LearnerProtocol, Order
@@ -70,6 +71,12 @@ def overridden_by(callback: Callback) -> list[str]:
     """The operations that this callback overrides; an attribute such as `self.step = 0` does not."""
     names = set().union(*[vars(each) for each in type(callback).__mro__ if each is not object])
     return [operation for operation in OPERATIONS if operation in names]
+
+
+def paths_of(callback: Callback) -> dict[str, str | Path]:
+    """The files and folders that a callback writes to, by its attributes."""
+    found = {name: getattr(callback, name, None) for name in callback.writes_to}
+    return {name: path for name, path in found.items() if isinstance(path, (str, Path))}
 
 
 def describe(callback: Callback) -> str:

@@ -34,6 +34,8 @@ class Ranks:
         size: the number of processes.
         group: the number of batches that the processes take in one step, each a whole one; 1 if they share
             a batch.
+        each: does each process take a whole batch, rather than a share of it?
+        sharded: does each process have data of its own?
         n_here: items of the current batch in this process; None if it is all of them.
         n_everywhere: items of the current batch in all processes.
         is_over: has this process no batch left in the current pass, while others may have some?
@@ -47,6 +49,8 @@ class Ranks:
     rank: int = 0
     size: int = 1
     group: int = 1
+    each: bool = False
+    sharded: bool = False
     wants_to_stop: bool = False
     n_here: int | None = None
     n_everywhere: int | None = None

@@ -120,7 +120,7 @@ class Distributed(Callback):
 
     def meet(self) -> Ranks:
         """The processes that are to train together; they join their group, if they have not."""
-        return Members() if join(self.backend, self.timeout) else ALONE
+        return Members(sharded=self.sharded) if join(self.backend, self.timeout) else ALONE
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         if any(each.distributed and not isinstance(each, Distributed) for each in learn.callbacks):

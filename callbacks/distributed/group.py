@@ -42,8 +42,8 @@ class Differing(Protocol):
 class Members(Ranks):
     """The processes of the default group of `torch.distributed`, which can communicate."""
 
-    def __init__(self) -> None:
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+    def __init__(self, *, sharded: bool = False):
+        self.rank, self.size, self.sharded = dist.get_rank(), dist.get_world_size(), sharded
 
     @property
     def is_first(self) -> bool:

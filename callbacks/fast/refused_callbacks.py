@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from callbacks.core.contract import Callback, LearnerProtocol
 from callbacks.core.registry import describe
 from callbacks.fast.fallback_reasons import Unfit
-from callbacks.guard.stop_on_nan import StopOnNaN
 from callbacks.place.layout import Compile
-from callbacks.record.profile import Profile
 from callbacks.step.mixing import CutMix, LabelMix, MixUp
 from callbacks.step.precision import MixedPrecision
 from callbacks.step.recurrent import RNNRegularizer
@@ -26,12 +24,9 @@ REFUSED: dict[type[Callback], str] = {
     RNNRegularizer: "adds to the loss after it is computed: add it in loss_func, or",
     Compile: "compiles the forward pass, which is compiled with the rest already:",
 }
-#: Callbacks that listen between the forward pass and the gradients, and change nothing there.
-HARMLESS = (MixedPrecision, StopOnNaN)
 AFTER_PRED = ("after_pred",)
 BEFORE_GRADIENTS = ("after_pred", "after_loss", "before_backward")
 INNER = ("forward", "compute_loss", "backward")
-SURROUNDERS = (MixedPrecision, Profile)
 
 
 def check_together(owner: Callback, learn: LearnerProtocol) -> None:
@@ -52,8 +47,8 @@ def problems(callback: Callback) -> Iterator[str]:
             f"{describe(callback)} scales the loss before gradients are computed: "
             "use MixedPrecision('bf16'), or"
         )
-    around = [each for each in INNER if each in callback.surrounds and not isinstance(callback, SURROUNDERS)]
-    if around:
+    around = [each for each in INNER if each in callback.surrounds]
+    if around and not callback.only_observes and not isinstance(callback, MixedPrecision):
         yield f"{describe(callback)} surrounds {around[0]!r}, which is part of the program:"
 
 
@@ -72,7 +67,7 @@ def meddlers(learn: LearnerProtocol, events: tuple[str, ...]) -> list[Callback]:
     return [
         each
         for each in learn.callbacks
-        if type(each) not in HARMLESS and not type(each).__module__.startswith("learner.")
+        if not each.only_observes and type(each) is not MixedPrecision
         and any(each.listens_to(event) for event in events)
     ]  # fmt: skip
 

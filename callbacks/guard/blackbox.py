@@ -28,6 +28,7 @@ class BlackBox(Callback):
         folder: where to write `blackbox.pt`. It is created when there is something to write.
     """
 
+    only_observes = acts_outside = True
     order = Order.PREPARE  # before callbacks that draw random numbers for the batch
     N_WATCHED = 10  # steps of a pass; code that draws random numbers usually does so in each step
 

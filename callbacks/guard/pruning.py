@@ -35,6 +35,7 @@ class OptunaPruning(Callback):
     """
 
     order = Order.DECIDE
+    acts_outside = True
     state = ("n_epochs", "verdict")
 
     def __init__(self, trial: Any, monitor: str = "valid_loss", *, name: str | None = None):

@@ -48,6 +48,7 @@ class StopOnNaN(Callback):
         ValueError: `skip` with a `wait_every` above 1 on a device; skipping needs a check of each batch.
     """
 
+    only_observes = True  # it ends the fit, and changes no weight
     order = Order.TRANSFORM  # before callbacks in GRADIENT, which may scale the loss
     name = "stop_on_nan"
 

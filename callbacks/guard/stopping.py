@@ -51,7 +51,7 @@ class EarlyStopping(Callback):
     state = ("best", "best_epoch", "wait", "best_weights", "best_beside", "best_moment", "pass_start")
     best = Held[float | None]("_best", "value", "The best value of this fit, or of the last one.")
     best_epoch = Held[int | None]("_best", "epoch", "The epoch of the best value, from 0 in each fit.")
-    direction = Held[Direction | None]("_best", "direction", "The direction in which the result is better.")
+    direction = Held[Direction | None]("_best", "direction", "Better: min or max.")  # type: ignore[assignment]
     pass_start = Held[dict[str, Any] | None]("_measured", "start", "Step and weights at the epoch's start.")
 
     def __init__(

@@ -55,6 +55,7 @@ class ActivationStats(Callback):
     Source: fastai, `callback.hook.ActivationStats` and its `color_dim`.
     """
 
+    only_observes = True
     state = ("layer_names", "recorded")
     layer_names = Held[list[str]]("_recording", "names", "The recorded layers.")
     recorded = Held[dict[str, Any]]("_recording", "recorded", "All that was recorded, as plain data.")

@@ -37,6 +37,7 @@ class GradientFlow(ParameterRecorder):
         ValueError: a setting is invalid; or, before the first batch, the model has no such parameter.
     """
 
+    only_observes = True
     _row: Tensor | None = None
 
     @property

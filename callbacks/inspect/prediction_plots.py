@@ -54,6 +54,7 @@ class PlotSnapshots(Callback):
         ValueError: at the first training batch, before its update: `draw` is needed and missing.
     """
 
+    only_observes = True
     order = Order.REPORT
 
     def __init__(

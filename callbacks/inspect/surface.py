@@ -51,6 +51,9 @@ class LossSurface(ParameterRecorder):
         random directions, section 7.2 for principal ones.
     """
 
+    only_observes = True
+    writes_to = ()  # its `path` is that of the weights
+
     @property
     def path(self) -> Tensor:
         """The recorded points, shape (points, items)."""

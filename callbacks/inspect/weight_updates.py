@@ -43,6 +43,7 @@ class WeightUpdates(ParameterRecorder):
     Source: Karpathy, "Neural Networks: Zero to Hero", makemore part 3, 2022.
     """
 
+    only_observes = True
     _before: Sequence[Tensor] = ()
 
     def _choose(self, found: dict[str, nn.Parameter]) -> list[str]:

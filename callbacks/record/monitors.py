@@ -27,6 +27,7 @@ class LRMonitor(Callback):
     """
 
     measures: Mapping[str, Direction | None] = {"lr_0": None}  # until a fit has shown the groups
+    only_observes = True
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self.measures = dict.fromkeys(settings_of(learn))
@@ -54,6 +55,7 @@ class GradientNorms(Callback):
     root of the sum of all squares. Nothing waits for the device before the end of the pass.
     """
 
+    only_observes = True
     measures: Mapping[str, Direction | None] = {"grad_norm": None, "grad_norm_max": None}
     state = ("norms",)
 
@@ -107,6 +109,8 @@ class Throughput(Callback):
 
     Source: Chowdhery et al. 2022, arXiv:2204.02311, appendix B (model FLOPs utilization).
     """
+
+    only_observes = True
 
     def __init__(
         self,
@@ -188,6 +192,7 @@ class DeviceStats(Callback):
     that torch has allocated there since the start of the fit.
     """
 
+    only_observes = True
     measures: Mapping[str, Direction | None] = {"memory_mib": "min", "device_memory_mib": "min"}
 
     def before_fit(self, learn: LearnerProtocol) -> None:

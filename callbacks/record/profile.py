@@ -48,6 +48,7 @@ class Profile(Callback):
         RuntimeError: in `before_fit`, another profiler is running.
     """
 
+    only_observes = True
     order = Order.SAVE  # runs last, so that a recorded step contains all callbacks
     surrounds = OPERATIONS
 

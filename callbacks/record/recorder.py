@@ -17,6 +17,7 @@ class Recorder(Callback):
     The loss of a step is the loss before its update. Nothing waits for the device in a batch.
     """
 
+    only_observes = True
     order = Order.REPORT
     on_every_rank = True
     state = ("seconds",)

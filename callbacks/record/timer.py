@@ -32,6 +32,7 @@ class Timer(Callback):
     In a resumed epoch, the time before the interruption counts too, except for `step_seconds`.
     """
 
+    only_observes = True
     measures: Mapping[str, Direction | None] = {
         "epoch_seconds": "min",
         "train_seconds": "min",

@@ -10,6 +10,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from callbacks.core.contract import LearnerProtocol
+from callbacks.core.given import paths_of
 from callbacks.core.modules import plain_name
 from callbacks.core.registry import describe
 
@@ -36,6 +37,6 @@ def settings_of(learn: LearnerProtocol) -> dict[str, Any]:
 
 
 def files_of(learn: LearnerProtocol) -> list[Path]:
-    """The files that callbacks of the fit have written: those whose `path` exists."""
-    paths = [getattr(each, "path", None) for each in learn.callbacks]
-    return [Path(each) for each in paths if isinstance(each, (str, Path)) and Path(each).is_file()]
+    """The files that callbacks of the fit have written, without those in folders."""
+    paths = [Path(path) for each in learn.callbacks for path in paths_of(each).values()]
+    return [path for path in paths if path.is_file()]

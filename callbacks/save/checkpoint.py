@@ -77,7 +77,7 @@ class Checkpoint(Callback):
     state = ("best", "best_epoch", "pass_start")
     best = Held[float | None]("_best", "value", "The best value so far.")
     best_epoch = Held[int | None]("_best", "epoch", "The epoch of the best value, from 0 in each fit.")
-    direction = Held[Direction | None]("_best", "direction", "The direction in which the result is better.")
+    direction = Held[Direction | None]("_best", "direction", "Better: min or max.")  # type: ignore[assignment]
     pass_start = Held[dict[str, Any] | None]("_measured", "start", "Step and weights at the epoch's start.")
     saves_checkpoints = True
     MAX_FAILURES = 2  # in a row

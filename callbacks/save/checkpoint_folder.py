@@ -8,9 +8,17 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from callbacks.core.contract import LearnerProtocol
+
 BEST = "best.pt"  # a second name of the best file, which does not change
 FILE = re.compile(r"(step|best)-(\d{9,})\.pt")
 LEFTOVER = re.compile(r"(step|best)(-\d{9,})?\.pt(\.[0-9a-f]+-\d+-[0-9a-f]+)?\.tmp")
+
+
+def folders_of(learn: LearnerProtocol) -> list[Path]:
+    """Where the callbacks of a learner save its checkpoints."""
+    folders = [getattr(each, "folder", None) for each in learn.callbacks if each.saves_checkpoints]
+    return [Path(each) for each in folders if each is not None]
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

@@ -252,7 +252,7 @@ def parameters_of(learn: LearnerProtocol, of_model: list[Any] | None = None) -> 
 def check_step(callback: Callback, learn: LearnerProtocol) -> None:
     """Refuse a callback whose `step` computes gradients of the last batch only."""
     other = learn.callbacks.overrides.get("step")
-    if other is not None and getattr(other, "computes_gradients", False):
+    if other is not None and other.computes_gradients:
         raise ValueError(
             f"{describe(callback)} accumulates gradients of several batches, but {describe(other)} computes "
             "those of the last batch again in each step: leave one of them out, and use larger batches."

@@ -126,7 +126,7 @@ class MixedPrecision(Callback):
 
     def _begin_scale(self, learn: LearnerProtocol) -> None:
         other = learn.callbacks.overrides.get("step")
-        if other is not None and getattr(other, "computes_gradients", False):
+        if other is not None and other.computes_gradients:
             check_alone(other, learn)
         state, kind = self.scaler, learn.device.type
         self._scaler = torch.amp.GradScaler(

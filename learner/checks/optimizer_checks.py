@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from callbacks.core.contract import Callback
 from callbacks.core.modules import declared
-from callbacks.fast.lean_step import LeanStep
 from callbacks.optim.optimizers import members_of, needs_closure, title_of
 from callbacks.optim.parameter_rules import parameters_of
 from callbacks.step.closures import SAM
@@ -26,7 +25,8 @@ N_LEVELS = 3  # the function that `on` makes, the user's, and one that it calls
 def closure_problems(learn: FullLearner, is_as_loop: bool) -> Iterator[Exception]:
     """Report that the optimizer's step needs a closure and nothing passes one."""
     owner = learn.callbacks.overrides.get("step")
-    instead = f", instead of {type(owner).__name__}" if isinstance(owner, (LeanStep, SAM)) else ""
+    passes_none = owner is not None and (owner.matches_loop or isinstance(owner, SAM))
+    instead = f", instead of {type(owner).__name__}" if passes_none else ""
     if (instead or is_as_loop) and needs_closure(learn.optimizer):
         yield TypeError(
             f"the step of {title_of(learn.optimizer)} needs a closure that computes the loss again, but "

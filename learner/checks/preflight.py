@@ -20,7 +20,6 @@ from callbacks.core.registry import REMEDIES
 from callbacks.guard.last_good import tensors_of
 from callbacks.model.finite import n_bad, nan_buffers, suspects
 from callbacks.model.places import Places
-from callbacks.save.checkpoint import Checkpoint
 from learner.checks.data_checks import data_problems, item_problems, no_batch
 from learner.checks.loss_checks import loss_problems, pred_problems
 from learner.checks.optimizer_checks import (
@@ -55,6 +54,7 @@ def check_before_fit(learn: FullLearner) -> None:
 class Preflight(Callback):
     """Check the first training batch of a fit, then remove itself; part of every fit."""
 
+    only_observes = True
     order = Order.SAVE  # called last, to check what the other callbacks leave
     reads_gradients = False
     was_idle = False  # were all learning rates 0 when the fit was called?
@@ -244,7 +244,7 @@ def training_problems(learn: FullLearner) -> Iterator[Exception]:
     holds_all = all(id(parameter) in own for parameter in trainable.values())
     if not holds_all and learn.loop.runs_default("step"):  # the search for other optimizers is slow
         yield from owner_problems(trainable, held, trained_by(learn))
-    if Checkpoint in learn.callbacks:
+    if any(each.saves_checkpoints for each in learn.callbacks):
         yield from unsaved_problems(learn)
 
 

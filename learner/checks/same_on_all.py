@@ -28,7 +28,7 @@ def check_same_on_all(learn: FullLearner) -> None:
     ranks = ranks_of(learn)
     if ranks.size == 1 or learn.ranks.size > 1:  # the latter in a fit within a fit
         return
-    facts = facts_of(learn)
+    facts = facts_of(learn, sharded=ranks.sharded)
     if len(set(ranks.gather(zlib.crc32(repr(facts).encode())))) == 1:
         return
     found = ranks.gather(facts)
@@ -74,7 +74,7 @@ def check_same_on_all(learn: FullLearner) -> None:
     )
 
 
-def facts_of(learn: FullLearner) -> dict[str, str]:
+def facts_of(learn: FullLearner, *, sharded: bool) -> dict[str, str]:
     """What must be equal on all processes, by name; nothing in it depends on a seed."""
     found = fingerprint(learn)
     compared = [each for each in learn.callbacks if each.order != Order.REPORT]  # one process alone may log
@@ -87,7 +87,7 @@ def facts_of(learn: FullLearner) -> dict[str, str]:
     facts["callbacks"] = ", ".join(map(describe, compared))
     facts["epochs"] = str(learn.n_epochs)
     facts["step at the start"] = str(learn.global_step)
-    if not any(getattr(each, "sharded", False) for each in learn.callbacks):
+    if not sharded:
         for part, values in found["loaders"].items():
             facts |= {f"data.{part}, {name}": str(value) for name, value in values.items()}
     facts |= {name: str(found["versions"][name]) for name in ("torch", "python", "plainlearner")}

@@ -109,6 +109,7 @@ class EstimatorLearner(Learner):
 class OutputCheck(Callback):
     """Check at the first training batch that the loss expects what the module returns; then remove itself."""
 
+    only_observes = True
     order = Order.SAVE
     reads_gradients = False
 

@@ -49,6 +49,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from callbacks.core.contract import LearnerProtocol
+from callbacks.core.given import paths_of
 from callbacks.core.ranks import is_first_process
 from callbacks.history.paths import replacing
 from callbacks.model.module_state import EXTRA
@@ -188,12 +189,10 @@ def plain_extra(name: str, value: Any) -> Any:
 
 
 def send_files_to(folder: Path, learn: LearnerProtocol) -> None:
-    """Make callbacks that write to a relative `path` or `folder` write into the run's folder."""
+    """Make callbacks that write to a relative path write into the run's folder."""
     for callback in learn.callbacks:
-        for name in ("path", "folder"):
-            path = getattr(callback, name, None)
-            if isinstance(path, (str, Path)):
-                setattr(callback, name, type(path)(folder / path))
+        for name, path in paths_of(callback).items():
+            setattr(callback, name, type(path)(folder / path))
 
 
 def shown_path(path: Path) -> str:

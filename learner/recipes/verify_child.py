@@ -80,6 +80,7 @@ def save_to(learn: Learner, folder: Path, every: str) -> None:
 class Watch(Callback):
     """Record a checksum of each training batch, and kill the process at a moment."""
 
+    only_observes = True
     order = Order.SAVE
     name = "verify_resume"
     state = ("samples",)

@@ -15,6 +15,7 @@ from callbacks.core.contract import Callback, LearnerProtocol
 from callbacks.core.modules import plain_name
 from callbacks.model.held import holder_of
 from callbacks.optim.optimizers import title_of
+from callbacks.save.checkpoint_folder import folders_of
 from learner.data.loaders import n_batches_of
 from learner.data.tensors import counted
 from learner.engine.composition import DEFAULT_CALLBACKS
@@ -113,5 +114,4 @@ def monitored_by(learn: LearnerProtocol) -> str | None:
 
 def checkpoint_folder(learn: FullLearner) -> str | None:
     """Where a callback saves checkpoints."""
-    found = (getattr(each, "folder", None) for each in learn.callbacks if each.saves_checkpoints)
-    return next((str(each) for each in found if each is not None), None)
+    return next(map(str, folders_of(learn)), None)

@@ -7,7 +7,7 @@ from pathlib import Path
 from callbacks.core.modules import loss_module
 from callbacks.core.output import print_line
 from callbacks.history.paths import as_path
-from callbacks.save.checkpoint_folder import checkpoints_in
+from callbacks.save.checkpoint_folder import checkpoints_in, folders_of
 from learner.files.run_files import BEST, SUFFIXES, weights_file
 from learner.messages.keywords import suggest_keywords
 from learner.resume import loading
@@ -38,7 +38,7 @@ def load_best(learn: FullLearner, folder: str | Path | None = None) -> Path:
         CheckpointError, ValueError: the file is damaged, or of another model. Nothing is changed.
     """
     form = "the name of a folder, such as 'runs/first'"
-    folders = [as_path("load_best", "folder", folder, form)] if folder is not None else folders_of(learn)
+    folders = [as_path("load_best", "folder", folder, form)] if folder is not None else places_of(learn)
     path = next(filter(None, map(best_in, folders)), None)
     if path is None:
         raise FileNotFoundError(no_best(folders))
@@ -51,10 +51,9 @@ def load_best(learn: FullLearner, folder: str | Path | None = None) -> Path:
     return path
 
 
-def folders_of(learn: FullLearner) -> list[Path]:
+def places_of(learn: FullLearner) -> list[Path]:
     """Where the best weights of a learner may be."""
-    found = [getattr(each, "folder", None) for each in learn.callbacks if each.saves_checkpoints]
-    return [Path(each).absolute() for each in (*found, learn.run_folder) if each is not None]
+    return [each.absolute() for each in (*folders_of(learn), learn.run_folder) if each is not None]
 
 
 def best_in(folder: Path) -> Path | None:

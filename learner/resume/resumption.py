@@ -10,7 +10,7 @@ from typing import Any, Literal
 from callbacks.core.output import print_line
 from callbacks.core.ranks import ALONE, Ranks
 from callbacks.core.warning import warn
-from callbacks.save.checkpoint import Checkpoint
+from callbacks.save.checkpoint_folder import folders_of
 from callbacks.schedule.param_scheduler import ParamScheduler
 from callbacks.schedule.torch_scheduler import TorchScheduler
 from learner.checks.process_checks import ranks_of
@@ -230,7 +230,7 @@ def read_in(ranks: Ranks, path: Path) -> dict[str, Any]:
 
 def find_file(learn: FullLearner, resume: Resume) -> Path | None:
     """The newest checkpoint of a learner; None if there is none and a new run may start."""
-    folders = [each.folder.absolute() for each in learn.callbacks if isinstance(each, Checkpoint)]
+    folders = [each.absolute() for each in folders_of(learn)]
     if not folders:
         raise ValueError(
             f"fit(resume={resume!r}): no callback saves this run. Add callbacks=[Checkpoint('my_run')]."
@@ -249,7 +249,7 @@ def note_start(learn: FullLearner) -> None:
     learn.loop.known.point = None
     learn.given = {each.name for each in learn.callbacks}
     learn.loop.moved.begin(learn)
-    if Checkpoint in learn.callbacks and learn.optimizer is not None:
+    if learn.optimizer is not None and any(each.saves_checkpoints for each in learn.callbacks):
         learn.groups_at_start = loading.settings_of(learn.optimizer)
         learn.hidden_at_start = hidden_tensors(learn.model)
         note_loaders(learn)

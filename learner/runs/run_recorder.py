@@ -181,8 +181,7 @@ class RunRecorder(Callback):
 
 def direction_of(learn: LearnerProtocol, name: str) -> Direction | None:
     """The direction in which a result is better, as its metric or the callback that monitors it declares."""
-    owners = [each for each in learn.callbacks if name in each.monitors]
-    declared = [getattr(each, "direction", None) for each in owners]  # not all have one
+    declared = [each.direction for each in learn.callbacks if name in each.monitors]
     return next(filter(None, [*declared, learn.measured.get(name), guess_direction(name)]), None)
 
 

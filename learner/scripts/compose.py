@@ -19,17 +19,8 @@ from callbacks.core.draws import undrawn
 from callbacks.core.warning import warn
 from callbacks.core.when import window_of
 from callbacks.fast.lean_step import LeanStep
-from callbacks.guard.blackbox import BlackBox
-from callbacks.inspect.activations import ActivationStats
-from callbacks.inspect.flow import GradientFlow
-from callbacks.inspect.prediction_plots import PlotSnapshots
-from callbacks.inspect.surface import LossSurface
-from callbacks.inspect.weight_updates import WeightUpdates
 from callbacks.place.device import DevicePlacement
-from callbacks.record.monitors import DeviceStats, GradientNorms, LRMonitor, Throughput
-from callbacks.record.profile import Profile
 from callbacks.record.recorder import Recorder
-from callbacks.record.timer import Timer
 from callbacks.step.precision import MixedPrecision
 from learner.data.seeds import seed_everything
 from learner.files.imported import imported_from
@@ -50,12 +41,6 @@ FORMS: dict[Any, Callable[[Any, Script], None]] = {
     **schedule_forms.FORMS,
     **result_forms.FORMS,
 }
-
-#: Callbacks that only look at the training. Without them the weights are the same.
-OBSERVERS = (
-    *(ActivationStats, BlackBox, DeviceStats, GradientFlow, GradientNorms, LRMonitor, LeanStep, LossSurface),
-    *(PlotSnapshots, Profile, Recorder, Throughput, Timer, WeightUpdates),
-)
 
 
 def script_of(
@@ -194,12 +179,13 @@ def add_loaders(script: Script) -> None:
 def add_callback(callback: Callback, script: Script) -> None:
     """The lines of a callback, or a problem."""
     window, kind = window_of(callback), type(callback)
-    if kind in OBSERVERS:
+    if kind not in FORMS and (callback.only_observes or kind is LeanStep):
         if kind is not Recorder:
             script.left_out.append(kind.__name__)
     elif kind not in FORMS:
         is_ours = kind.__module__.startswith("callbacks.")
-        hint = "leave it out" if is_ours else "it is your own code; leave it out"
+        own = "it is your own code; leave it out, or declare `only_observes = True` if it changes no weight"
+        hint = "leave it out" if is_ours else own
         script.problem(f"the callback {kind.__name__} cannot be converted: {hint}")
     elif window is not None:
         script.problem(f"the callback {window!r}: a window of When cannot be converted")

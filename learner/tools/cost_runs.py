@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 
-from callbacks import Callback, LearnerWarning, LogRMSE, OptunaPruning, Order, Progress, Recorder
+from callbacks import Callback, LearnerWarning, LogRMSE, Order, Progress, Recorder
 from callbacks.core.contract import OPERATIONS
-from callbacks.guard.blackbox import BlackBox
 from callbacks.optim.optimizers import needs_closure, set_mode, title_of
 from callbacks.place.device import to_device
 from callbacks.record.bar import bar_of
@@ -208,10 +207,8 @@ QUIET = (Recorder, Progress, LogRMSE)  # they report, but write no file and send
 
 def why_not(callback: Callback) -> str | None:
     """Why a callback is left out, or None: written files and sent numbers cannot be undone."""
-    if isinstance(callback, BlackBox):
-        return "because it writes a file after an error"
-    if isinstance(callback, OptunaPruning):
-        return "because it reports to a trial"
+    if callback.acts_outside:
+        return "because it writes files or sends numbers"
     if callback.order in (Order.REPORT, Order.SAVE) and type(callback) not in QUIET:
         return f"because it may write files or send numbers (phase {callback.order.name})"
     return None

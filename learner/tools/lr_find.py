@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from callbacks import BlackBox, Callback, CancelValidate, LearnerProtocol, Order
+from callbacks import Callback, CancelValidate, LearnerProtocol, Order
 from callbacks.core.settings import check_count
-from callbacks.guard.stop_on_nan import StopOnNaN
 from callbacks.history.drawing import BLUE, INK, MARKERS, VERMILLION, add_legend, new_axes
 from callbacks.optim import hyperparameters
 from callbacks.schedule.annealers import exp
@@ -199,7 +198,7 @@ def bystanders(learn: FullLearner) -> list[Callback]:
     return [
         each
         for each in learn.callbacks
-        if each.order >= Order.MEASURE or each.averages_weights or isinstance(each, (StopOnNaN, BlackBox))
+        if each.order >= Order.MEASURE or each.averages_weights or each.only_observes
     ]
 
 

@@ -12,7 +12,7 @@ from callbacks.core import draws
 from callbacks.core.contract import Callback, Order
 from callbacks.core.modules import LOSS
 from callbacks.core.when import saved_part
-from callbacks.guard.blackbox import FILE, BlackBox
+from callbacks.guard.blackbox import FILE
 from callbacks.guard.culprit import watched
 from callbacks.model.module_state import extra_states, frozen_in, tensors_of
 from callbacks.model.plain_attributes import is_storable, plain_state
@@ -156,11 +156,11 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def involved(learn: FullLearner) -> list[Callback]:
-    """The callbacks without those that report, save, or save steps, unless others need them."""
+    """The callbacks without those that report, save or act outside, unless others need them to report or save."""
     there = [each for each in learn.callbacks if each.order not in (Order.REPORT, Order.SAVE)]
     needed = tuple(kind for each in there for kind in each.needs)
     kept = [each for each in learn.callbacks if each in there or isinstance(each, needed)]
-    return [each for each in kept if not isinstance(each, BlackBox)]
+    return [each for each in kept if not each.acts_outside]
 
 
 def lost_pieces(kept: dict[str, Any]) -> set[str]:

@@ -14,6 +14,7 @@ from callbacks.place.device import tensors_in
 class Notes(Callback):
     """Records numbers of the batch, of each layer's output, of the loss, and of the gradients."""
 
+    only_observes = True
     order = Order.PREPARE  # before callbacks that end the step
 
     def __init__(self) -> None:
