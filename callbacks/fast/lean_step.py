@@ -48,6 +48,7 @@ class LeanStep(Callback):
     """
 
     order = Order.GRADIENT
+    matches_loop = True  # its operations have the same bits
 
     def __init__(self, *, name: str | None = None):
         super().__init__(name=name)

@@ -156,7 +156,7 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def involved(learn: FullLearner) -> list[Callback]:
-    """The callbacks without those that report, save or act outside, unless others need them to report or save."""
+    """The callbacks that neither report nor save, and those that they need; none that acts outside."""
     there = [each for each in learn.callbacks if each.order not in (Order.REPORT, Order.SAVE)]
     needed = tuple(kind for each in there for kind in each.needs)
     kept = [each for each in learn.callbacks if each in there or isinstance(each, needed)]
