@@ -258,7 +258,11 @@ def takes_closure(optimizer: Any) -> bool:
 
 def needs_closure(optimizer: Any) -> bool:
     """Must its `step`, or a member's, be called with an argument, as for `torch.optim.LBFGS`?"""
-    return any(can_call(member.step) is False for member in members_of(optimizer))
+    return any(
+        # a scheduler of torch replaces `step` by a function whose signature still has `self`
+        can_call(member.step) is False and can_call(getattr(type(member), "step", None), member) is not True
+        for member in members_of(optimizer)
+    )
 
 
 def can_call(function: Callable[..., Any], *arguments: Any) -> bool | None:

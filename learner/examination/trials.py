@@ -141,6 +141,8 @@ def with_first_changed(item: Any, n_items: int) -> Any:
 
 def n_rows_apart(first: Tensor, second: Tensor) -> int:
     """The number of items that differ by more than rounding."""
+    if first.dtype is torch.bool:
+        first, second = first.int(), second.int()
     size = float(first.abs().nan_to_num().max()) if first.numel() else 0.0
     apart = ~torch.isclose(first, second, rtol=1e-3, atol=1e-5 * size, equal_nan=True)
     return int(apart.reshape(len(apart), -1).any(1).sum())

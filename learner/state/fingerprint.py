@@ -250,14 +250,22 @@ def describe(tensor: list[Any]) -> str:
     return f"{tuple(shape)} {dtype.removeprefix('torch.')}"
 
 
+ADDED_GROUPS = (
+    " (groups that were added during the fit are missing when it resumes: make all groups at the start, and "
+    "freeze their parameters until then, as Learner(splitter=...) and learn.freeze() do)"
+)
+
+
 def optimizer_differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Report another class, or other parameters in the groups."""
     if then["class"] != now["class"]:
         yield "optimizer", f"{then['class']}, {now['class']}"
     elif then["groups"] != now["groups"]:
         sizes = [" + ".join(str(len(group)) for group in each["groups"]) for each in (then, now)]
-        order = " in another order" if sizes[0] == sizes[1] else ""
-        yield "optimizer", f"groups of {sizes[0]} parameters, {sizes[1]}{order}"
+        hint = " in another order" if sizes[0] == sizes[1] else ""
+        if then["groups"][: len(now["groups"])] == now["groups"]:
+            hint = ADDED_GROUPS
+        yield "optimizer", f"groups of {sizes[0]} parameters, {sizes[1]}{hint}"
 
 
 def callback_differences(then: dict[str, str], now: dict[str, str]) -> Iterator[tuple[str, str]]:

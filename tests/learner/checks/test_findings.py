@@ -91,6 +91,20 @@ def test_a_model_that_continues_from_batch_to_batch_does_not_mix_items(capsys):
     assert not report.warnings
 
 
+def test_outputs_that_are_bools_are_compared_too(capsys):
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = nn.Linear(3, 1)
+
+        def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+            return self.last(inputs), inputs > 0
+
+    data = Data([(torch.randn(8, 3), torch.randn(8, 1))])
+    report = learner_of(Masked(), data, lambda preds, targets: F.mse_loss(preds[0], targets)).check()
+    assert report.facts["items"].startswith("do not mix")
+
+
 def test_the_stable_step_is_compared_with_the_rates_of_the_model(capsys):
     class Scaled(nn.Module):
         def __init__(self):

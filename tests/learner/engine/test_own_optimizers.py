@@ -181,6 +181,49 @@ def test_a_step_that_needs_a_closure_is_refused_with_the_fix(optimizer, callback
     assert "ClosureStep()" in error
 
 
+@pytest.mark.parametrize("at", ["before the learner", "in before_fit"])
+def test_an_optimizer_with_a_scheduler_of_the_users_trains_as_by_hand_in_each_fit(at):
+    def parts():
+        torch.manual_seed(0)
+        model = nn.Linear(1, 1)
+        return model, SGD(model.parameters(), lr=0.1)
+
+    model, optimizer = parts()
+    scheduler, batches = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5), line_batches(3)
+    for _ in range(2):
+        for inputs, targets in batches:
+            F.mse_loss(model(inputs), targets).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        scheduler.step()
+
+    class Halve(Callback):
+        def __init__(self, optimizer):
+            super().__init__()
+            self.scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5) if optimizer else None
+
+        def before_fit(self, learn):
+            self.scheduler = self.scheduler or torch.optim.lr_scheduler.StepLR(learn.optimizer, 1, 0.5)
+
+        def after_epoch(self, learn):
+            self.scheduler.step()
+
+    other, theirs = parts()
+    halve = Halve(theirs if at == "before the learner" else None)
+    learn = Learner(other, Data(batches), F.mse_loss, theirs, [halve], defaults=QUIET)
+    learn.fit(1)
+    learn.fit(1)
+    assert torch.equal(model.weight, other.weight)
+
+
+@pytest.mark.parametrize("optimizer", [LBFGS, partial(Probing, lr=0.1)])
+def test_a_step_that_needs_a_closure_is_refused_with_a_scheduler_too(optimizer):
+    learn = learner_of(optimizer=optimizer)
+    torch.optim.lr_scheduler.StepLR(learn.optimizer, 1)
+    with pytest.raises(TypeError, match="needs a closure"):
+        learn.fit(1)
+
+
 def test_a_step_with_its_closure_or_with_an_optional_one_is_not_refused():
     class Own(Callback):
         def step(self, learn):

@@ -11,7 +11,7 @@ import torch
 from resumed import Crash, differs, in_memory, make, outcome
 from torch import nn
 
-from callbacks import Callback, LearnerWarning
+from callbacks import Callback, Checkpoint, LearnerWarning
 from learner import CheckpointError, Data, Learner
 from learner.files import checkpoint_file
 
@@ -98,6 +98,28 @@ def test_another_optimizer_is_refused_before_the_first_step(run):
     learn.optimizer = torch.optim.Adam(learn.model.parameters())
     with pytest.raises(ValueError, match="optimizer: SGD, Adam"):
         learn.fit(2, resume="auto")
+
+
+def test_groups_that_were_added_during_the_fit_are_refused_with_the_fix(tmp_path):
+    class Thaw(Callback):
+        def before_epoch(self, learn):
+            if learn.epoch == 1:
+                learn.optimizer.add_param_group({"params": learn.model[0].parameters()})
+
+    def learner():
+        batches = [(torch.ones(4, 2), torch.ones(4, 1))] * 2
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+        optimizer = torch.optim.SGD(model[1].parameters(), lr=0.1)
+        callbacks = [Thaw(), Checkpoint(tmp_path / "run")]
+        return Learner(model, Data(batches), nn.functional.mse_loss, optimizer, callbacks)
+
+    with pytest.warns(LearnerWarning, match="it does not train"):
+        learner().fit(2)
+    with pytest.raises(
+        ValueError, match=r"groups of 2 \+ 2 parameters, 2 \(groups that were added during the fit"
+    ):
+        learner().fit(3, resume="must")
 
 
 def other_data(**options) -> Data:
