@@ -134,7 +134,10 @@ def parse(parser: Parser, arguments: list[str]) -> argparse.Namespace:
         options.overrides += [word for word in rest if not word.startswith("-")]
         rest = [word for word in rest if word.startswith("-")]
     if rest and "function" in options:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        verb, hint = f"{parser.prog} {arguments[0]}", ""
+        if "overrides" in options:
+            hint = " Entries of the recipe have no --, as in fit.epochs=3."
+        parser.exit(2, f"{verb}: unrecognized arguments: {' '.join(rest)}.{hint}\nSee `{verb} --help`.\n")
     return options
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
+import textwrap
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from learner.cli.listing import width
 from learner.cli.parser import Parser, Verbs, add_recipe_verb, check_output, load
 from learner.cli.predicting import add_run_verb, opened
 from learner.recipes.recipe import Recipe
@@ -84,8 +88,11 @@ def do_export(options: argparse.Namespace) -> int:
     """Open a run, and write its model."""
     check_output(options.file, "the file")
     learn = opened(options)
-    with mistaken(ImportError, OSError, TypeError, ValueError):
+    printed = io.StringIO()
+    with mistaken(ImportError, OSError, TypeError, ValueError), redirect_stdout(printed):
         learn.export(options.file, dynamic=options.dynamic)
+    for line in printed.getvalue().splitlines():
+        print(textwrap.fill(line, width(), subsequent_indent="  "))
     return 0
 
 

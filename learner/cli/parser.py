@@ -37,13 +37,18 @@ def add_plain_verb(verbs: Verbs[Parser], name: str, description: str) -> Parser:
 
 
 def add_recipe_verb(
-    verbs: Verbs[Parser], name: str, description: str, *, argument: str = "recipe", what: str = "a YAML file"
+    verbs: Verbs[Parser],
+    name: str,
+    description: str,
+    *,
+    argument: str = "recipe",
+    what: str = "a YAML file",
+    override: str = "override an entry, such as optimizer.lr=0.1 or callbacks.LogRMSE=null",
 ) -> Parser:
     """Add a verb that takes a recipe and overrides."""
     parser = add_plain_verb(verbs, name, description)
     parser.add_argument("recipe", metavar=argument, help=what)
-    example = "override an entry, such as optimizer.lr=0.1 or callbacks.LogRMSE=null"
-    parser.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help=example)
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help=override)
     add_trust(parser)
     return parser
 

@@ -32,12 +32,12 @@ KEYS = {
 REQUIRED = ("data", "model", "optimizer", "fit")
 
 INNER_KEYS = {
-    "epochs": "fit: {epochs: 10}",
-    "n_epochs": "fit: {epochs: 10}",
-    "max_epochs": "fit: {epochs: 10}",
-    "lr": "optimizer: {use: SGD, lr: 0.1}",
-    "learning_rate": "optimizer: {use: SGD, lr: 0.1}",
-    "batch_size": "data: {use: digits, batch_size: 64}",
+    "epochs": "fit: {epochs: 10}, or fit.epochs=10",
+    "n_epochs": "fit: {epochs: 10}, or fit.epochs=10",
+    "max_epochs": "fit: {epochs: 10}, or fit.epochs=10",
+    "lr": "optimizer: {use: SGD, lr: 0.1}, or optimizer.lr=0.1",
+    "learning_rate": "optimizer: {use: SGD, lr: 0.1}, or optimizer.lr=0.1",
+    "batch_size": "data: {use: digits, batch_size: 64}, or data.batch_size=64",
 }
 
 
@@ -227,7 +227,7 @@ def hint_for_key(key: str) -> str:
     if ":" in key:
         return SPACE_HINT.strip()
     if key in INNER_KEYS:
-        return f"It belongs below another key: {INNER_KEYS[key]}."
+        return f"It belongs below another key: {INNER_KEYS[key]} on the command line."
     if key in table("callback"):
         return "It is a callback, so write it below `callbacks:`."
     meant = key_meant(key)

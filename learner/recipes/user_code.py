@@ -137,6 +137,12 @@ class UserCode:
         if not all(part.isidentifier() for part in module_name.split(".")):
             raise UnusableName(f"{module_name!r} is neither a Python file nor a module", BESIDE)
         if not any(is_within(module_name, each) for each in self.allow):
+            file = f"{module_name.replace('.', '/')}.py"
+            if (self.folder / file).is_file():
+                raise UnusableName(
+                    f"{module_name!r} is not a package, but a file next to the recipe",
+                    f'Write `use: "{file}:{attribute}"`.',
+                )
             raise UnusableName(
                 f"{module_name}:{attribute} is in a package, which a recipe may not import by itself",
                 f"If you trust this recipe with it, add `--allow {package}`. {BESIDE}",

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from callbacks.core.settings import is_number as is_finite
 from callbacks.history.direction import Direction, guess_direction
 from callbacks.optim.optimizers import title_of
-from learner.files.run_files import facts_in
+from learner.files.run_files import facts_in, shown_path
 from learner.report.learner_parts import checkpoint_folder, composition, monitored_by
 from learner.state.fingerprint import versions
 from learner.state.protocol import FullLearner
@@ -141,7 +141,9 @@ def record_of_folder(folder: str | Path) -> Record:
 
 
 def other(folder: Path) -> str:
-    """Suggest the runs next to or below the given path."""
+    """Suggest the run of that name in `runs`, or the runs next to or below the given path."""
+    if ((meant := folder.parent / "runs" / folder.name) / "recipe.yaml").is_file():
+        return f" Did you mean {shown_path(meant)}?"
     for place in (folder, folder / "runs", folder / "trials", folder.parent):
         found = sorted(each.parent for each in place.glob("*/recipe.yaml"))[-8:] if place.is_dir() else []
         if found:

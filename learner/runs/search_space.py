@@ -94,6 +94,9 @@ def check_distinct(words: list[Word]) -> None:
         seen.add(word.path)
 
 
+RANGE_HINT = "Write low..high: 1e-4..1e-1 or 16..128."
+
+
 class Word:
     """A word `key=value` of the command line."""
 
@@ -141,7 +144,9 @@ class Word:
         if len(ends) != 2 or not any(numeric):
             return None
         if not all(numeric) or not all(map(math.isfinite, ends)) or not ends[0] < ends[1]:
-            raise self.error(f"{self.value!r} is not a range", "Write low..high: 1e-4..1e-1 or 16..128.")
+            is_reversed = all(numeric) and ends[0] > ends[1]
+            hint = f"The lower end comes first: {words[1]}..{words[0]}." if is_reversed else RANGE_HINT
+            raise self.error(f"{self.value!r} is not a range", hint)
         if not all(type(end) is int for end in ends):
             ends = [float(end) for end in ends]
         return Setting(self.path, *ends)

@@ -48,7 +48,9 @@ def exported(path):
 
 def test_the_model_of_a_run_is_exported(capsys):
     assert main(["export", "runs/line-1", "line.pt2"]) == 0
-    assert "line.pt2: a program of torch.export" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "line.pt2: a program of torch.export" in printed
+    assert max(map(len, printed.splitlines())) <= 80
     assert exported("line.pt2").equal(learner.open_run("runs/line-1").predict(torch.ones(2, 3)))
 
 
@@ -62,6 +64,7 @@ def test_a_run_is_exported_without_its_data(recwarn):
     ("words", "message"),
     [
         (["runs/line-2", "line.pt2"], "is not a run's folder"),
+        (["line-1", "line.pt2"], "has no recipe.yaml. Did you mean runs/line-1?"),
         (["runs/line-1", "line.xyz"], "the suffix must be"),
         (
             ["runs/line-1", "line.pt2", "--weights", "best"],
@@ -70,7 +73,7 @@ def test_a_run_is_exported_without_its_data(recwarn):
         (["runs/line-1", "line.pt2", "--dynamic", "4"], "pass dimensions of the inputs, which have 2"),
         (["runs/line-1", "line.pt2", "--dynamic", "x"], "invalid dimensions value"),
     ],
-    ids=["no run", "format", "no best weights", "dimension", "no number"],
+    ids=["no run", "no folder", "format", "no best weights", "dimension", "no number"],
 )
 def test_a_mistake_has_exit_code_2_and_no_traceback(words, message, capsys):
     assert main(["export", *words]) == 2

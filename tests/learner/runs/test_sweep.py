@@ -186,7 +186,7 @@ def test_a_sweep_that_another_process_runs_is_not_resumed(capsys):
     ("words", "message"),
     [
         (["lrr=0.1,0.2"], "Did you mean lr?"),
-        (["lr=0.2..0.1"], "Write low..high"),
+        (["lr=0.2..0.1"], "The lower end comes first: 0.1..0.2."),
         (["lr=0.1..inf"], "Write low..high"),
         (["lr=0.1..x"], "Write low..high"),
         (["lr=0.1,0.1"], "a choice is given twice"),
