@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sysconfig
 from dataclasses import is_dataclass
 from pathlib import Path
 
@@ -40,7 +41,7 @@ MEANINGS = {
 }
 PLACE = re.compile(r'File "([^"]+)", line (\d+), in \S+\n\s*(.+)')
 EFFECTS = re.compile(r"potential sources you can double check: \[(.*)\]")
-NOT_USERS = (str(Path(__file__).parents[1]), "/torch/")  #: folders whose lines are not the user's
+STDLIB = sysconfig.get_path("stdlib")
 
 
 def explain(error: Exception) -> Unfit:
@@ -68,7 +69,7 @@ def changes(sources: str) -> str:
 
 def place_in(text: str) -> str:
     """The last line of the user's code that an error names, or ""."""
-    places = [each for each in PLACE.findall(text) if not any(part in each[0] for part in NOT_USERS)]
+    places = [each for each in PLACE.findall(text) if not is_foreign(each[0])]
     if not places:
         return ""
     path, line, code = places[-1]
@@ -84,3 +85,9 @@ def unknown(leaf: object) -> str:
     if is_dataclass(kind):
         return f"{text}: call torch.export.register_dataclass({kind.__name__}) once"
     return f"{text}: return a tensor, a tuple, a dict, a named tuple or a dataclass"
+
+
+def is_foreign(path: str) -> bool:
+    """Is a file neither the user's nor of a package that the user has installed?"""
+    is_pythons = path.startswith("<frozen") or (path.startswith(STDLIB) and "site-packages" not in path)
+    return is_pythons or "/torch/" in path or path.startswith(str(Path(__file__).parents[1]))

@@ -67,7 +67,7 @@ class Proof:
                 if outs is None:
                     return None
             else:
-                program.keep([*program.read(self.here), *self.learn.model.buffers()])
+                program.keep(program.read(self.here))
                 outs, seconds = self._timed(lambda *args: program.fits(self.here) and program.call(*args))
             after, changed = draws.take(), changed_of(program.kept)
             if program.n_unproven:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as of_all
 from torch.utils.hooks import RemovableHandle
 
-from callbacks.fast.fallback_reasons import NOT_USERS, Unfit
+from callbacks.fast.fallback_reasons import Unfit, is_foreign
 from callbacks.place.device import are_same
 
 autograd: Any = torch._C._autograd  # type: ignore[attr-defined]
@@ -141,7 +141,7 @@ def check_traced() -> bool:
     context: Any = getattr(getattr(torch, "_guards", None), "TracingContext", None)
     found: set[str] = set()
     for code in getattr(context, "get_traced_code", list)() or ():
-        if any(part in code.co_filename for part in ("site-packages", *NOT_USERS)):
+        if "site-packages" in code.co_filename or is_foreign(code.co_filename):
             continue
         found.update(code.co_names)
         for name in ONCE.keys() & found:

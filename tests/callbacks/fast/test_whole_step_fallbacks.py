@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections import deque
 from functools import partial
@@ -147,6 +148,18 @@ GENERATOR = torch.Generator()
 def test_a_step_that_differs_each_time_is_not_an_error_of_the_compiler():
     learn = learner_of(model=OwnDraws(1, 1).double())
     with pytest.warns(LearnerWarning, match=r"test_whole_step_fallbacks.*generator=GENERATOR"):
+        learn.fit(1)
+
+
+class Logs(nn.Linear):
+    def forward(self, x):
+        logging.getLogger("of a model").debug("called")
+        return super().forward(x)
+
+
+def test_the_reason_names_the_line_of_the_user_and_not_one_of_pythons_library():
+    learn = learner_of(model=Logs(1, 1).double())
+    with pytest.warns(LearnerWarning, match=r"because test_whole_step_fallbacks.*getLogger"):
         learn.fit(1)
 
 
