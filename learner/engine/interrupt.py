@@ -75,7 +75,8 @@ class Received:
             signal.signal(number, handler)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self.process:  # a loader's worker, forked during the fit: the parent ends it
+        if os.getpid() != self.process:
+            self.handle_in_child(number)
             return
         self.numbers.append(number)
         name = SIGNALS[signal.Signals(number)]
@@ -86,6 +87,15 @@ class Received:
         self.pressed = now if self.pressed is None else self.pressed
         if now - self.pressed >= SAME and self.learn.abortable:
             raise KeyboardInterrupt("Ctrl-C a second time")
+
+    def handle_in_child(self, number: int) -> None:
+        """In a process that was forked during the fit: its parent ends it, by SIGTERM.
+
+        A terminal sends Ctrl-C to both, and the parent handles it.
+        """
+        if number == signal.SIGTERM:
+            signal.signal(number, self.replaced[signal.SIGTERM])
+            os.kill(os.getpid(), number)
 
 
 def end_batch(learn: FullLearner) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import io
+import multiprocessing
 import os
 import signal
 import sys
+import time
 import warnings
 
 import pytest
@@ -84,6 +86,24 @@ def test_two_signals_at_once_end_and_save_the_batch_like_one(make_learner, tmp_p
     assert [path.name for path in tmp_path.glob("*.pt")] == ["step-000000002.pt"]
     if signal.SIGTERM in numbers:
         assert caught.value.code == 143
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_process_that_is_forked_during_a_fit_ends_by_sigterm_and_ignores_ctrl_c(make_learner):
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(300,))
+
+    class Forks(Callback):
+        def before_fit(self, learn):
+            process.start()
+            os.kill(process.pid, signal.SIGINT)
+            process.join(0.2)
+            assert process.is_alive()
+            process.terminate()
+            process.join(60)
+
+    make_learner(callbacks=[Forks()]).fit(1)
+    assert process.exitcode == -signal.SIGTERM
 
 
 def test_sigterm_never_aborts_however_often_it_is_sent(make_learner, monkeypatch):
