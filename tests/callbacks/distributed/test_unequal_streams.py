@@ -236,15 +236,14 @@ def resumed(folder: Path, sizes: tuple[int, ...]) -> Any:
     """For each case: the whole run, and one that resumes where the first rank has no batch left."""
     found = []
     for kind in KINDS:
-        windows = ((), (GradientAccumulation(2),))
-        for n, callbacks in enumerate(windows if kind == "stream" else windows[:1]):
-            whole, part = folder / f"{kind}{n}", folder / f"{kind}{n} part"
-            found.append([saved(whole, kind, sizes, "never", *callbacks)])
-            if dist.get_rank() == 0:
-                part.mkdir()
-                shutil.copy(whole / f"step-{2 if n else 4:09}.pt", part)
-            dist.barrier()
-            found[-1].append(saved(part, kind, sizes, "must", *callbacks))
+        callbacks = [GradientAccumulation(2)] if kind == "stream" else []
+        whole, part = folder / kind, folder / f"{kind} part"
+        found.append([saved(whole, kind, sizes, "never", *callbacks)])
+        if dist.get_rank() == 0:
+            part.mkdir()
+            shutil.copy(whole / f"step-{2 if callbacks else 4:09}.pt", part)
+        dist.barrier()
+        found[-1].append(saved(part, kind, sizes, "must", *callbacks))
     return found
 
 
