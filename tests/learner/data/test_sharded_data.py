@@ -105,7 +105,7 @@ def test_other_data_is_not_sharded(of):
 
 def test_a_sampler_for_another_rank_or_number_of_ranks_is_refused():
     (other_size,), (other_rank,) = problems(loader(), 1, 4), problems(loader(), 0)
-    assert "for rank 1 of 2, but this is rank 1 of 4. Leave DistributedSampler out" in str(other_size)
+    assert "for rank 1 of 2, but this is rank 1 of 4. Omit DistributedSampler" in str(other_size)
     assert "for rank 1 of 2, but this is rank 0 of 2" in str(other_rank)
 
 

@@ -168,7 +168,7 @@ class Graph:
 
 def test_other_objects_are_refused_but_taken_as_a_whole_in_turn():
     with pytest.raises(
-        TypeError, match=r"holds a Graph, which cannot be split into items. Pass Distributed\(batch"
+        TypeError, match=r"contains a Graph, which cannot be split into items. Pass Distributed\(batch"
     ):
         parts((Graph(), Y))
     data, noted = Data([(Graph(), Y)] * 3), []

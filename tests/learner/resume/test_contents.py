@@ -133,11 +133,11 @@ def test_a_file_of_an_earlier_version_is_checked_for_the_entries_of_every_versio
     make(tmp_path / "new").load(path)
     wrong = {"epoch": "two", "global_step": 5, "model": nn.Linear(1, 1).weight.detach()}
     checkpoint_file.write(path, replaced(contents, "clock", {**contents["clock"], **wrong}))
-    with pytest.raises(CheckpointError, match=r"clock\.epoch is 'two', where a whole number is needed"):
+    with pytest.raises(CheckpointError, match=r"clock\.epoch is 'two', but must be a whole number"):
         make(tmp_path / "new").load(path)
     altered = {**json.loads(contents["fingerprint"]), "optimizer": "Adam"}
     checkpoint_file.write(path, replaced(contents, "fingerprint", json.dumps(altered)))
-    with pytest.raises(CheckpointError, match=r"fingerprint\.optimizer is 'Adam', where a dict is needed"):
+    with pytest.raises(CheckpointError, match=r"fingerprint\.optimizer is 'Adam', but must be a dict"):
         make(tmp_path / "new").load(path)
 
 
@@ -168,7 +168,7 @@ def test_rows_that_lack_values_or_have_too_many_are_refused(make, contents, tmp_
         (name, [], "history.rows lacks values"),
         (name, [[("epoch", "words")]], r"history.rows lacks values that its forms need \(KeyError"),
         (name, [[("epoch",)]], "history.rows lacks values"),
-        ("history.rows.form_of", rows["others"], r"history\.rows\.form_of is \[\], where array is needed"),
+        ("history.rows.form_of", rows["others"], r"history\.rows\.form_of is \[\], but must be array"),
     ]:
         checkpoint_file.write(path, replaced(contents, place, value))
         with pytest.raises(CheckpointError, match=words):

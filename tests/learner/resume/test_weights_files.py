@@ -210,9 +210,9 @@ class Evil:
     [
         ({"weight": Evil()}, r"names (posix|nt)\.system"),
         (nn.Linear(3, 1), r"may contain only tensors, numbers and text.*load it by hand"),
-        ({"epoch": 3}, r"holds a dict with 'epoch'"),
-        ({"model": {"a": torch.ones(1)}, "state_dict": {"a": torch.ones(1)}}, r"holds a dict with"),
-        (torch.ones(3), r"holds a Tensor"),
+        ({"epoch": 3}, r"contains a dict with 'epoch'"),
+        ({"model": {"a": torch.ones(1)}, "state_dict": {"a": torch.ones(1)}}, r"contains a dict with"),
+        (torch.ones(3), r"contains a Tensor"),
         ({"net": {"a": torch.ones(1)}, "ema": {"a": torch.ones(1)}}, r"several state dicts"),
     ],
 )
