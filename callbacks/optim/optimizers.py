@@ -260,7 +260,8 @@ def needs_closure(optimizer: Any) -> bool:
     """Must its `step`, or a member's, be called with an argument, as for `torch.optim.LBFGS`?"""
     return any(
         # a scheduler of torch replaces `step` by a function whose signature still has `self`
-        can_call(member.step) is False and can_call(getattr(type(member), "step", None), member) is not True
+        can_call(member.step) is False
+        and can_call(getattr(type(member), "step", member.step), member) is not True
         for member in members_of(optimizer)
     )
 
