@@ -49,10 +49,10 @@ class WholeStep(Callback):
 
     If no program is possible, the ordinary step is taken for the rest of the fit, and a warning gives the
     reason and the line. This happens with a forward pass that branches on values, or stores something on the
-    model; random numbers of Python or NumPy; sparse gradients; hooks on parameters; a setting that changes
-    all the time; code that asks whether it is compiled; a callback, or a subclass of the learner, that
-    overrides `forward`, `compute_loss` or `backward`; several processes; no C++ compiler; a program that is
-    slower than the ordinary step.
+    model; random numbers of Python or NumPy; sparse gradients; hooks on parameters or saved tensors; anomaly
+    detection; a setting that changes all the time; code that asks whether it is compiled; a callback, or a
+    subclass of the learner, that overrides `forward`, `compute_loss` or `backward`; several processes; no
+    C++ compiler; a program that is slower than the ordinary step.
 
     Args:
         backend: what compiles: `"inductor"`, `"aot_eager"`, `"eager"`, another name that `torch.compile`
