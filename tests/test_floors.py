@@ -109,12 +109,14 @@ def test_the_types_are_shipped(package):
 
 
 @pytest.mark.parametrize("package", [callbacks, learner])
-def test_no_parameter_called_learn_hides_its_type(package):
+def test_nothing_called_learn_hides_its_type(package):
     hidden = []
     for path in sorted(Path(package.__file__).parent.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.arg) and node.arg in ("learn", "learner") and node.annotation:
-                names = {each.id for each in ast.walk(node.annotation) if isinstance(each, ast.Name)}
-                if names & {"Any", "object"}:
-                    hidden.append(f"{path.name}:{node.lineno}")
+            if not isinstance(node, (ast.arg, ast.AnnAssign)) or node.annotation is None:
+                continue
+            name = node.arg if isinstance(node, ast.arg) else ast.unparse(node.target)
+            types = {each.id for each in ast.walk(node.annotation) if isinstance(each, ast.Name)}
+            if name in ("learn", "learner") and types & {"Any", "object"}:
+                hidden.append(f"{path.name}:{node.lineno}")
     assert hidden == []

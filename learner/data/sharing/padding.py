@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from callbacks.core.contract import LearnerProtocol
 from callbacks.core.ranks import Ranks
 from learner.data.sharing.shares import Note
 
@@ -21,7 +22,7 @@ class Padding:
         note: called with the numbers of items before each batch.
     """
 
-    learn: Any
+    learn: LearnerProtocol
     note: Note
 
     def around(self, batches: Iterator[Any]) -> Iterator[Any]:
