@@ -82,7 +82,7 @@ class BatchSizes:
         return next(trial.size for trial in there if trial.items_per_second >= CLOSE * most)
 
     def __str__(self) -> str:
-        rows = [(f"batch size on {self.device}", "peak memory", "a step", "items per second")]
+        rows = [(f"batch size on {self.device}", "peak memory", "time per step", "items per second")]
         for trial in self.trials:
             if trial.fits:
                 rate = f"{trial.items_per_second:,.0f}"
