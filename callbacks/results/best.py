@@ -78,10 +78,10 @@ class Best:
         Warns:
             LearnerWarning: in the last epoch, none has had a finite number.
         """
-        is_last = bool(learn.stop_reason) or learn.epoch + 1 == learn.n_epochs
+        is_last = learn.epoch + 1 == learn.n_epochs
         if self.monitor not in learn.results:
             check_measured(self.monitor, learn, self.owner)  # a loss may turn out not to be there
-            if is_last and self.value is None:
+            if is_last and not learn.stop_reason and self.value is None:
                 self._warn_of_none("was not measured in any epoch")
             return None
         value = learn.results[self.monitor]
@@ -91,7 +91,7 @@ class Best:
                 f"compared."
             )
         if not self.is_better(value):
-            if is_last and self.value is None:
+            if (is_last or learn.stop_reason) and self.value is None:
                 self._warn_of_none(f"was not a finite number in any epoch (it is {value})")
             return False
         self.value, self.epoch = value, learn.epoch

@@ -62,7 +62,7 @@ def test_probabilities_that_the_loss_takes_for_scores_are_reported_once(make, se
 
 def test_cross_entropy_of_one_number_per_item_is_refused():
     with pytest.raises(ValueError, match="one number per item"):
-        LearnerClassifier(single, loss_func=nn.CrossEntropyLoss, n_epochs=1).fit(X, X[:, 0] > 0)
+        LearnerClassifier(plain, loss_func=nn.CrossEntropyLoss, n_epochs=1).fit(X, X[:, 0] > 0)
 
 
 def brier(preds, targets):
