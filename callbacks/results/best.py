@@ -78,11 +78,8 @@ class Best:
         Warns:
             LearnerWarning: in the last epoch, none has had a finite number.
         """
-        is_last = learn.epoch + 1 == learn.n_epochs
         if self.monitor not in learn.results:
             check_measured(self.monitor, learn, self.owner)  # a loss may turn out not to be there
-            if is_last and not learn.stop_reason and self.value is None:
-                self._warn_of_none("was not measured in any epoch")
             return None
         value = learn.results[self.monitor]
         if not isinstance(value, (int, float)):
@@ -91,14 +88,14 @@ class Best:
                 f"compared."
             )
         if not self.is_better(value):
-            if (is_last or learn.stop_reason) and self.value is None:
-                self._warn_of_none(f"was not a finite number in any epoch (it is {value})")
+            if self.value is None and (learn.stop_reason or learn.epoch + 1 == learn.n_epochs):
+                warn(
+                    f"{place_of(self.monitor, self.owner)}: {self.monitor} was not a finite number in any "
+                    f"epoch (it is {value}), so no epoch is the best."
+                )
             return False
         self.value, self.epoch = value, learn.epoch
         return True
-
-    def _warn_of_none(self, reason: str) -> None:
-        warn(f"{place_of(self.monitor, self.owner)}: {self.monitor} {reason}, so no epoch is the best.")
 
     def is_better(self, value: float) -> bool:
         """Is this value better than the best one, by more than `min_delta`?"""

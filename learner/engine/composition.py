@@ -135,7 +135,7 @@ def implementation(callbacks: Callbacks, operation: str, learner_class: type, de
         return getattr(learner_class, operation, nobody)
     if is_overridden:
         raise ValueError(
-            f"{learner_class.__name__}.{operation!r} and the callback {describe(callback)} both implement "
+            f"{learner_class.__name__}.{operation} and the callback {describe(callback)} both implement "
             f"{operation}. An operation can have only one implementation: remove the callback, or the "
             "method."
         )

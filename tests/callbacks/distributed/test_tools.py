@@ -45,7 +45,7 @@ def refusal() -> str:
 def test_the_search_for_a_batch_size_is_refused_with_what_to_do() -> None:
     for message in in_ranks(2, refusal):
         assert "in one of 2 processes" in message
-        assert "times 2" in message
+        assert "by 2" in message
 
 
 def used(*given: Any) -> Any:

@@ -10,15 +10,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from callbacks import Callback, CancelValidate, Checkpoint, EarlyStopping, LearnerWarning, ReduceLROnPlateau
+from callbacks import Checkpoint, EarlyStopping, LearnerWarning, ReduceLROnPlateau
 from learner import Data, Learner
 
 BATCH = (torch.ones(4, 1), torch.ones(4, 1))
-
-
-class NoValidation(Callback):
-    def before_validate(self, learn):
-        raise CancelValidate
 
 
 WATCHERS = {
@@ -47,15 +42,6 @@ def test_a_result_that_is_never_a_number_raises_one_warning_per_callback(watcher
     with pytest.warns(LearnerWarning, match=message) as caught:
         learn.fit(4)
     assert len(caught) == 1
-
-
-def test_a_result_that_no_epoch_measures_raises_a_warning(tmp_path):
-    learn = learner_of(1.0, Checkpoint(tmp_path / "run", best="valid_score"), NoValidation())
-    with pytest.warns(
-        LearnerWarning, match="valid_score was not measured in any epoch, so no epoch is the best"
-    ):
-        learn.fit(2)
-    assert not (tmp_path / "run" / "best.pt").exists()
 
 
 def test_one_finite_result_is_enough(tmp_path):

@@ -172,7 +172,7 @@ def test_a_state_that_names_a_missing_attribute_is_reported(make_learner):
         state = ("bset",)
         best = 0
 
-    with pytest.warns(LearnerWarning, match=r"Misspelt\.state names 'bset'"):
+    with pytest.warns(LearnerWarning, match=r"Misspelt\.state lists 'bset'"):
         make_learner(callbacks=[Misspelt()]).fit(1)
 
 
