@@ -12,7 +12,7 @@ from callbacks.core.output import print_line
 from callbacks.core.ranks import ALONE, Ranks
 from learner.data.data import Data
 from learner.data.leaks import checked
-from learner.data.loaders import describe_loader, is_function
+from learner.data.loaders import describe_loader, is_function, n_batches_of
 from learner.data.samples import Samples
 from learner.data.sharing import Padding, Share, Shared, check_alike, sample_of, sharding_of, unchecked
 from learner.messages.problems import report_problems
@@ -142,9 +142,12 @@ class Known:
 
         If the length of a loader was wrong, it is the number in the last pass, until the length changes.
         """
+        in_memory = is_exact(loader)
+        if in_memory and self.ranks is ALONE:
+            return n_batches_of(loader), True
         length = length_of(loader, self.ranks, in_step=name == "train" or self.ranks.in_step)
         n_batches, is_certain, self.is_even = length
-        if n_batches is None or is_exact(loader):
+        if n_batches is None or in_memory:
             return n_batches, n_batches is None or is_certain
         source = self.source_of(loader, name)
         if source.claim != n_batches:
@@ -203,8 +206,10 @@ def compared_workers(
     learn: ReportingLearner, loader: Any, made: Any, batches: Iterator[Any]
 ) -> Iterator[Any]:
     """The batches of `made`; in a first pass over an iterable data set, its workers are compared."""
+    if learn.ranks is not ALONE or not worker_copies.may_be_copies(made):
+        return batches
     known = f"workers of {id(loader)}"
-    if learn.ranks is not ALONE or known in learn.reported or not worker_copies.may_be_copies(made):
+    if known in learn.reported:
         return batches
     learn.reported.add(known)
     return worker_copies.compared(made, batches, title_of(learn.pass_name))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from callbacks.core.contract import Callback, LearnerProtocol
 from callbacks.core.registry import Callbacks
@@ -141,4 +141,4 @@ class FullLearner(LearnerProtocol, Protocol):
 
 def full(learn: LearnerProtocol) -> FullLearner:
     """The learner that the loop passes to a hook; every learner is a full one."""
-    return cast(FullLearner, learn)
+    return learn  # type: ignore[return-value]
