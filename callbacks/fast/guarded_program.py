@@ -126,6 +126,7 @@ class Program:
         #: expressions for the tensors that it reads, and for what guards compare only in part
         self._tensors: list[str] = []
         self._unseen: list[str] = []
+        self._find: Callable[[dict[str, Any]], Any] = len
         self._see: Callable[[dict[str, Any]], Any] = len
         self._seen: Any = None
 
@@ -190,7 +191,7 @@ class Program:
         for name in self._entry.code.co_names:
             if name.startswith("__compiled_fn") and self._bare is not None:
                 names[name] = self._bare  # without the wrapper that switches Dynamo off
-        self._see = self._reader(self._unseen)
+        self._find, self._see = self._reader(self._tensors), self._reader(self._unseen)
         self._seen = self._see(here)
 
     def _reader(self, expressions: list[str]) -> Callable[[dict[str, Any]], Any]:
@@ -209,7 +210,7 @@ class Program:
 
     def read(self, here: dict[str, Any]) -> list[Tensor]:
         """The tensors that it reads at present."""
-        return tensors_of(self._reader(self._tensors)(here))
+        return [each for each in self._find(here) if isinstance(each, Tensor)]
 
     def keep(self, tensors: Iterable[Tensor]) -> None:
         """Copy those of the tensors that a step may change."""

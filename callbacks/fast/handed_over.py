@@ -29,7 +29,7 @@ class Pending:
 
     def stamp(self) -> list[tuple[int, int]]:
         """The tensors that the step reads and predicts, and how often each has been written to."""
-        found = tensors_of(self.preds, self.here["targets"], self.program.read(self.here))
+        found = tensors_of(self.preds, self.here["targets"]) + self.program.read(self.here)
         return [(id(each), each._version) for each in found]
 
     def check_read(self, learn: LearnerProtocol, stamp: list[tuple[int, int]]) -> None:

@@ -16,6 +16,7 @@ from callbacks.fast.handed_over import Pending
 from callbacks.fast.lean_optimizer import LeanUpdate, zero_grad
 from callbacks.fast.program_choice import Programs
 from callbacks.fast.refused_callbacks import (
+    AFTER_PRED,
     BEFORE_GRADIENTS,
     INNER,
     check_overridden,
@@ -118,7 +119,7 @@ class WholeStep(Callback):
         self._mixed = ""
         self._stamp: list[tuple[int, int]] = []
         self._update = LeanUpdate(len)  # called with a reason that nobody needs to know
-        self._is_watched = False
+        self._checks_read = self._checks_gradients = False
 
     @property
     def fallback(self) -> str | None:
@@ -147,7 +148,8 @@ class WholeStep(Callback):
             return
         check_together(self, learn)
         self._callbacks = learn.callbacks
-        self._is_watched = bool(meddlers(learn, BEFORE_GRADIENTS))
+        self._checks_read = bool(meddlers(learn, AFTER_PRED))
+        self._checks_gradients = bool(meddlers(learn, BEFORE_GRADIENTS))
         is_mixed = any(isinstance(each, MixedPrecision) for each in learn.callbacks)
         kind = learn.device.type if is_mixed else ""
         self._mixed = "cpu" if kind == "meta" else kind
@@ -180,7 +182,7 @@ class WholeStep(Callback):
             learn.forward()
             return
         learn.preds = self._pending.preds
-        if self._is_watched:
+        if self._checks_read:
             self._stamp = self._pending.stamp()
 
     def _fall_back(self, reason: Unfit) -> None:
@@ -195,7 +197,7 @@ class WholeStep(Callback):
         if pending is None or not learn.training:
             learn.compute_loss()
             return
-        if self._is_watched:
+        if self._checks_read:
             pending.check_read(learn, self._stamp)
         learn.loss_grad = pending.loss
 
@@ -204,7 +206,7 @@ class WholeStep(Callback):
         if pending is None:
             learn.backward()
             return
-        if self._is_watched:
+        if self._checks_gradients:
             pending.check_gradients(learn)
         pending.add_gradients(learn)
 
