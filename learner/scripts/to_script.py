@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from callbacks.core.given import as_callbacks
-from callbacks.core.warning import warn
+from callbacks.core.output import print_line
 from callbacks.history.paths import as_path, replacing
 from learner.data import datasets
 from learner.engine.composition import as_list
@@ -67,8 +67,7 @@ def to_script(
         FileExistsError: the file exists and was not written by `to_script`.
 
     Warns:
-        LearnerWarning: the learner has not trained yet, and its weights are not those that the seed gives; or
-            files that the script imports themselves import this project, so that the script needs it.
+        LearnerWarning: the learner has not trained yet, and its weights are not those that the seed gives.
     """
     path = as_path("to_script", "path", path, "the name of a file, such as 'train.py'")
     folder = path.absolute().parent
@@ -86,7 +85,7 @@ def to_script(
         script = script_of(learn, n_epochs, **parts, seed=seed, folder=folder)
     write_script(script, path)
     if reason := still_needed(script, folder):
-        warn(reason)
+        print_line(reason)
     return path
 
 
