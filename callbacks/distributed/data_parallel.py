@@ -225,16 +225,6 @@ class OtherOptimizers:
             each.remove()
 
 
-@contextmanager
-def kept_buffers(model: nn.Module) -> Iterator[None]:
-    """Restore the buffers, such as running means, after a batch that does not count."""
-    kept = [(each, each.clone()) for each in model.buffers()]
-    yield
-    with torch.no_grad():
-        for each, before in kept:
-            each.copy_(before)
-
-
 def is_trained(module: nn.Module) -> bool:
     """Does it have parameters that are trained?"""
     return any(each.requires_grad for each in module.parameters())

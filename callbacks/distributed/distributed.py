@@ -18,12 +18,13 @@ from callbacks.core.ranks import ALONE, Ranks, is_first_process
 from callbacks.core.warning import warn
 from callbacks.distributed.agreement import Group
 from callbacks.distributed.choices import check_kind, check_others, check_settings
-from callbacks.distributed.data_parallel import DataParallel, kept_buffers
+from callbacks.distributed.data_parallel import DataParallel
 from callbacks.distributed.group import Members
 from callbacks.distributed.meetings import Agreement, SharedResults
 from callbacks.distributed.rendezvous import join
 from callbacks.distributed.sharded import Sharded
 from callbacks.model.lazy import LAZY, empties_in
+from callbacks.model.module_state import kept_buffers
 from callbacks.model.shards import local
 from callbacks.results.loss_weight import LossWeight, Weight
 from callbacks.step.accumulation import parameters_of, scaled

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -96,3 +98,16 @@ def put_frozen(module: nn.Module, names: Iterable[str]) -> None:
     frozen = set(names)
     for name, parameter in module.named_parameters():
         parameter.requires_grad = name not in frozen  # a lazy one has no `requires_grad_`
+
+
+@contextmanager
+def kept_buffers(model: nn.Module) -> Iterator[None]:
+    """Restore, at the end of the block, the buffers that a forward pass writes to, such as running means."""
+    kept = [(each, each.clone()) for each in model.buffers() if not is_lazy(each)]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for each, before in kept:
+                if not torch.equal(each, before):  # one that is expanded cannot be written to
+                    each.copy_(before)

@@ -16,6 +16,7 @@ from torch import Tensor
 from callbacks.core.output import print_line
 from callbacks.core.warning import warn
 from callbacks.history.paths import as_path, followed
+from callbacks.model.module_state import kept_buffers
 from callbacks.record.unsaved_weights import note_kept
 from learner.data.data import InputsOnly
 from learner.data.items import in_batch, n_items_of
@@ -97,16 +98,12 @@ def export(
 @contextmanager
 def unchanged(learn: FullLearner) -> Iterator[None]:
     """Restore the random states, the buffers that a forward pass writes to, and the learner's last error."""
-    buffers = [(each, each.clone()) for each in learn.model.buffers() if not torch.nn.parameter.is_lazy(each)]
     error = learn.error
     try:
-        with snapshots.keep_random_states():
+        with snapshots.keep_random_states(), kept_buffers(learn.model):
             yield
     finally:
         learn.error = error
-        for buffer, value in buffers:
-            if not torch.equal(buffer, value):
-                buffer.copy_(value)
 
 
 def checked_dimensions(dynamic: Any) -> tuple[int, ...] | None:

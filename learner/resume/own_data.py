@@ -9,7 +9,7 @@ from callbacks.core.ranks import Ranks
 from learner.state.protocol import FullLearner
 
 KEY = "of_ranks"  # in the contents of a checkpoint
-PIECES = ("loaders", "generators", "random")
+OF_CONTENTS = ("loaders", "generators", "random")
 OF_FIT = ("passes", "mark", "now")
 OF_FINGERPRINT = ("data", "loaders")
 
@@ -21,7 +21,7 @@ def with_all_ranks(learn: FullLearner, contents: dict[str, Any]) -> dict[str, An
         return contents
     fit, fingerprint = contents["fit"], json.loads(contents["fingerprint"])
     own = {
-        **{name: contents[name] for name in PIECES},
+        **{name: contents[name] for name in OF_CONTENTS},
         "fit": {name: fit[name] for name in OF_FIT},
         "fingerprint": {name: fingerprint[name] for name in OF_FINGERPRINT},
         "is_over": ranks.is_over,
@@ -40,7 +40,7 @@ def of_rank(contents: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         fit["now"] = {**fit["now"], "rank": ranks.rank, "is_over": own["is_over"]}
     return {
         **contents,
-        **{name: own[name] for name in PIECES},
+        **{name: own[name] for name in OF_CONTENTS},
         "fit": fit,
         "fingerprint": {**contents["fingerprint"], **own["fingerprint"]},
     }

@@ -116,6 +116,30 @@ def on_ranks(sizes: tuple[int, ...]) -> dict[str, Any]:
     return found
 
 
+class Counter(nn.Linear):
+    """Counts the items of its training batches in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 1)
+        self.register_buffer("n_items", torch.zeros(()))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.training:
+            self.n_items += len(inputs)
+        return super().forward(inputs)
+
+
+def counted(sizes: tuple[int, ...]) -> float:
+    learn = learner_of(DataLoader(Part(sizes), BATCH), None, Distributed(sharded=True), model=Counter())
+    learn.fit(2)
+    return learn.model.n_items.item()
+
+
+def test_batches_that_do_not_count_leave_the_buffers_as_they_are() -> None:
+    n_items = min(SIZES[2])  # of rank 0, whose buffers torch sends to all ranks
+    assert in_ranks(2, counted, SIZES[2]) == [2.0 * n_items] * 2
+
+
 @pytest.fixture(scope="module", params=SIZES)
 def ranks(request) -> Any:
     sizes = SIZES[request.param]
