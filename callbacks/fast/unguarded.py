@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import starmap
-from operator import attrgetter, call, is_
+from operator import attrgetter, call, is_, not_
 from types import FunctionType
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from callbacks.fast.fallback_reasons import Unfit, is_foreign
 from callbacks.place.device import are_same
 
-autograd: Any = torch._C._autograd  # type: ignore[attr-defined]
+private: Any = torch._C  #: what another torch may not have
 CODE = attrgetter("__code__")
 #: The hooks of a parameter: None, or a dict that stays, empty, where a hook was removed.
 HOOKS = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
@@ -34,8 +34,10 @@ ONCE = {
 }
 #: What torch does around each operation if it is on, and a program does not.
 MODES: dict[str, Callable[[], Any]] = {
-    "hooks on saved tensors are active": partial(autograd._top_saved_tensors_default_hooks, True),
-    "a TorchDispatchMode is active": torch._C._len_torch_dispatch_stack,
+    "hooks on saved tensors are active": partial(
+        getattr(getattr(private, "_autograd", None), "_top_saved_tensors_default_hooks", not_), True
+    ),
+    "a TorchDispatchMode is active": getattr(private, "_len_torch_dispatch_stack", bool),
     "anomalies are detected": torch.is_anomaly_enabled,
 }
 #: Packages whose classes nobody changes during a fit, except `forward` of torch's modules.
