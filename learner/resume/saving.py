@@ -1,36 +1,28 @@
-"""Write everything that determines how a learner continues to a file."""
+"""Save a learner: to one file, and to a folder next to it if the model is sharded; now or in a thread."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
+from torch import Tensor
 
-from callbacks.core.modules import modules_beside
-from callbacks.core.ranks import is_first_process
-from callbacks.core.warning import warn
+from callbacks.core.ranks import Ranks, is_first_process
 from callbacks.distributed.group import Members
 from callbacks.history.paths import PendingSave, as_path
 from callbacks.model import shards
 from callbacks.record.unsaved_weights import note_kept
-from learner.data.samples import as_plain
-from learner.data.sharing import Share
-from learner.files import checkpoint_file
+from learner.files import checkpoint_file, shard_files, skeleton
+from learner.files.plain import to_plain
 from learner.messages.keywords import suggest_keywords
-from learner.passes import positions
 from learner.resume import base_model, own_data
+from learner.resume.collecting import At, contents_of, warn_of_limits
 from learner.resume.finite_weights import check_finite
-from learner.resume.writing import write_file, write_file_later, write_shards, write_shards_later
-from learner.state import optimizer_modes, snapshots
-from learner.state.fingerprint import fingerprint, plain_or_none
+from learner.state import optimizer_modes, unkept
 from learner.state.protocol import FullLearner
-
-At = Literal["batch", "epoch", "end", "before"]
 
 
 @suggest_keywords
@@ -148,78 +140,93 @@ def whole_of(learn: FullLearner, contents: dict[str, Any], without: Iterable[str
     return base_model.without_base(learn.model, contents, without) if is_first_process() else {}
 
 
-def contents_of(learn: FullLearner, at: At | None) -> dict[str, Any]:
-    """The contents of a file; nothing is copied."""
-    return {
-        "format": checkpoint_file.FORMAT,
-        **snapshots.contents_of(learn),
-        "history": learn.history.contents(),
-        "generators": {
-            name: positions.generator_states(each) for name, each in snapshots.parts_with_generators(learn)
-        },
-        "moved": learn.loop.moved.names(learn),
-        "item": item_of(learn),
-        "gradients": gradients_in(learn.model),
-        "gradients_beside": {place: gradients_in(each) for place, each in modules_beside(learn).items()},
-        "fit": {
-            "index": learn.n_fits,
-            "n_epochs": learn.n_epochs,
-            "groups": learn.groups_at_start,
-            "stop_reason": None if learn.interrupted else learn.stop_reason,
-            "position": None if at in (None, "before") else position_of(learn, at),
-            "batch_size": plain_or_none(batch_size_before(learn, at)),
-            "passes": learn.loop.known.saved_state(without=learn.pass_name if at == "batch" else None),
-            "mark": learn.loop.known.mark if at == "batch" else None,
-            "now": now_of(learn) if at == "batch" else None,
-        },
-        "fingerprint": json.dumps(fingerprint(learn)),  # pickling one string is ten times as fast
-    }
+def write_file(learn: FullLearner, path: Path, contents: dict[str, Any]) -> None:
+    """Write one file."""
+    write_plain(path, to_plain(unkept.without_unkept(learn, contents), ""))
 
 
-def item_of(learn: FullLearner) -> str | None:
-    """What one item of a training batch looks like, so that `predict` recognises it in a new process."""
-    data, samples = learn.loop.known.samples or (None, {})
-    if data is not learn.data:
-        samples = learn.loop.known.loaded_samples or {}
-    return json.dumps(as_plain(samples)) if samples else None
+def write_plain(path: Path, plain: dict[str, Any]) -> None:
+    """Write plain data, with the checksums of its types."""
+    checkpoint_file.write(path, {**plain, "kinds": skeleton.sums_of(plain)})
 
 
-def gradients_in(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The gradients by the parameters' names, without those that are None."""
-    return {name: each.grad for name, each in module.named_parameters() if each.grad is not None}
+def write_shards(learn: FullLearner, path: Path, contents: dict[str, Any], ranks: Ranks) -> None:
+    """Write a file, and sharded tensors to a folder next to it; every process must call this."""
+    tensors: dict[str, Tensor] = {}
+    contents = shard_files.split(contents, tensors)
+    part = shard_files.part_of(path, ranks)
+    try:
+        shard_files.write(part, tensors)
+        ranks.first(lambda: write_file(learn, path, {**contents, shard_files.KEY: shard_files.commit(part)}))
+    except BaseException:
+        shard_files.remove(part)
+        raise
 
 
-def batch_size_before(learn: FullLearner, at: At | None) -> Any:
-    """The batch size before the callbacks of the next epoch to run."""
-    return learn.loop.known.size_before if at == "batch" else getattr(learn.data.train, "batch_size", None)
+def write_file_later(
+    learn: FullLearner, path: Path, contents: dict[str, Any], then: Callable[[], None]
+) -> PendingSave:
+    """Write one file in a thread of the first process, from a copy of the contents."""
+    plain = copied_plain(learn, contents)
+
+    def _write() -> None:
+        if plain is not None:
+            write_plain(path, plain)
+            then()
+
+    return PendingSave(_write)
 
 
-def position_of(learn: FullLearner, at: At) -> dict[str, Any]:
-    """The position in the fit: batch `n_done` of a pass comes next, or an epoch if `phase` is None."""
-    if at == "batch":
-        phase = "train" if learn.training else "validate"
-        n_validated = 0 if learn.training else list(learn.data.validations).index(learn.pass_name)
-        found = {"epoch": learn.epoch, "phase": phase, "n_done": learn.batch_idx + 1, "ended": False}
-        share = learn.loop.known.share or Share(0, 1)
-        shards = share.size if share.sharded else 1
-        return {**found, "n_validated": n_validated, "group": share.group, "shards": shards}
-    ended = at == "end" or bool(learn.stop_reason and not learn.interrupted)
-    return {"epoch": learn.epoch + 1, "phase": None, "n_done": 0, "ended": ended}
+def write_shards_later(
+    learn: FullLearner, path: Path, contents: dict[str, Any], then: Callable[[], None]
+) -> PendingSave:
+    """Write a file and a folder next to it in threads; every process must call this, in a fit."""
+    tensors: dict[str, Tensor] = {}
+    contents = shard_files.split(contents, tensors)
+    part = shard_files.part_of(path, learn.ranks)
+    written = shard_files.write_later(part, tensors, learn.ranks.files_group())
+    plain = copied_plain(learn, contents)
+
+    def _write() -> None:
+        try:
+            written()
+            if plain is not None:
+                write_plain(path, {**plain, shard_files.KEY: shard_files.commit(part)})
+                then()
+        except BaseException:
+            shard_files.remove(part)
+            raise
+
+    return PendingSave(_write)
 
 
-def now_of(learn: FullLearner) -> dict[str, Any]:
-    """The position in the current pass."""
-    return {**positions.now(learn.data.loaders[learn.pass_name]), "random": None}
+def copied_plain(learn: FullLearner, contents: dict[str, Any]) -> dict[str, Any] | None:
+    """The contents as plain data that later steps do not change; None in other processes than the first."""
+    if not is_first_process():
+        return None
+    return copied(to_plain(unkept.without_unkept(learn, contents), ""), {})
 
 
-def warn_of_limits(learn: FullLearner) -> None:
-    """Warn once, at the first save, of data with which an interrupted run may not resume bit for bit."""
-    found: dict[str, list[str]] = {}  # the names of the loaders, by their limit
-    for name, loader in learn.data.loaders.items():
-        limit = None if loader is None else positions.limits(loader, learn.ranks)
-        if limit is not None and id(loader) not in learn.reported:
-            learn.reported.add(id(loader))
-            found.setdefault(limit, []).append(name)
-    if found:
-        why = " ".join(f"The {' and '.join(names)} data: {limit}" for limit, names in found.items())
-        warn(f"a run that is interrupted may not resume bit for bit. {why}")
+def copied(value: Any, known: dict[Any, Any]) -> Any:
+    """Plain data with copies of its tensors in main memory; an object that occurs twice is copied once.
+
+    Args:
+        value: as `to_plain` returns.
+        known: the copies, with their originals, so that no other object gets the same id.
+    """
+    kind = type(value)
+    if kind is Tensor:
+        place = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
+        found = known.get(place) if value.numel() else None  # as of tied weights
+        if found is None:
+            found = known[place] = value, value.to("cpu", copy=True)
+        return found[1]
+    if kind not in (dict, list, tuple):
+        return value
+    if id(value) not in known:
+        if kind is dict:
+            found = {key: copied(each, known) for key, each in value.items()}
+        else:
+            found = kind(copied(each, known) for each in value)
+        known[id(value)] = value, found
+    return known[id(value)][1]
