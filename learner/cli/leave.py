@@ -9,11 +9,10 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from learner.cli.listing import width
 from learner.cli.parser import Parser, Verbs, add_recipe_verb, check_output, load
 from learner.cli.predicting import add_run_verb, opened
 from learner.recipes.recipe import Recipe
-from learner.recipes.recipe_errors import Mistake, mistaken
+from learner.recipes.recipe_errors import Mistake, mistaken, width
 from learner.scripts.compose import script_of
 from learner.scripts.script import Script
 from learner.scripts.to_script import still_needed, write_script

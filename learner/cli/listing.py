@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import shutil
 import textwrap
 
 from learner.cli.parser import Parser, Verbs, add_plain_verb
 from learner.recipes.names import KINDS, first_line, installed, known, load_entry_point, signature_of, table
-from learner.recipes.recipe_errors import Mistake, closest
+from learner.recipes.recipe_errors import Mistake, closest, width
 from learner.recipes.user_code import UnusableName
 
 MAX_SHOWN = 30  # names per kind in the overview
@@ -91,8 +90,3 @@ def details(kind: str, name: str) -> str:
     else:
         text = inspect.getdoc(item) or ""
     return "\n".join([*lines, "", text]).rstrip()
-
-
-def width() -> int:
-    """Columns of the terminal, between 60 and 120; 80 without one."""
-    return min(120, max(60, shutil.get_terminal_size((80, 24)).columns))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -174,6 +176,26 @@ def is_refusal(error: BaseException, learn: Learner) -> bool:
     module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
     is_ours = is_within(module, "learner") or is_within(module, "callbacks")
     return is_ours and learn.global_step == 0 and isinstance(error, (ValueError, TypeError))
+
+
+def mismatch(error: BaseException, learn: Learner) -> str | None:
+    """The message of an error of torch if layers, loss and data of the recipe do not fit together.
+
+    None if a step was made, or if code of the user has raised it: then the traceback shows where.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    modules = [str(frame.f_globals.get("__name__")) for frame in frames]
+    is_ours = all(any(is_within(each, own) for own in ("learner", "callbacks", "torch")) for each in modules)
+    names = {frame.f_code.co_name for frame in frames}
+    is_computed = not names.isdisjoint(("forward", "compute_loss"))
+    if learn.global_step or not is_ours or not is_computed or type(error) not in MISMATCHES:
+        return None
+    notes = takewhile(lambda note: not note.startswith("at epoch"), getattr(error, "__notes__", []))
+    return "; ".join([f"{type(error).__name__}: {error}".rstrip("."), *notes])
+
+
+# What torch raises for shapes, dtypes and classes that do not fit; not the subclasses, as of memory.
+MISMATCHES = (RuntimeError, IndexError, ValueError, TypeError)
 
 
 def callback_in(trace: TracebackType | None) -> Callback | None:

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from shutil import get_terminal_size
 
 N_SHOWN = 100  # problems; more than that are repetitions of one problem
-WIDTH = 96  # columns that are shown of a line; a longer one is shortened around the caret
+INDENT = 4 * " "
 LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # as PyYAML defines it
 
 
@@ -28,13 +29,15 @@ class Place:
         return f"{self.file}:{self.line}:{self.column}"
 
     def shown(self) -> str:
-        """The line with a caret below the column."""
-        text, column = self.text, self.column - 1
-        start = max(0, column - WIDTH // 2) if len(text) > WIDTH else 0
-        piece = readable(text[start : start + WIDTH])  # the whole line may be long
+        """The line with a caret below the column; a longer one is shortened around the caret."""
+        text, column, room = self.text, self.column - 1, width() - len(INDENT)
+        if len(text) > room:
+            room -= len("...  ...")
+        start = max(0, column - room // 2) if len(text) > room else 0
+        piece = readable(text[start : start + room])  # the whole line may be long
         before = "... " if start else ""
-        after = " ..." if start + WIDTH < len(text) else ""
-        return f"    {before}{piece}{after}\n    {' ' * (len(before) + column - start)}^"
+        after = " ..." if start + room < len(text) else ""
+        return f"{INDENT}{before}{piece}{after}\n{INDENT}{' ' * (len(before) + column - start)}^"
 
 
 def place_at(text: str, position: int, file: str) -> Place:
@@ -52,15 +55,9 @@ class Problem:
     hint: str = ""
 
     def __str__(self) -> str:
-        hint = textwrap.fill(
-            readable(self.hint),
-            WIDTH,
-            initial_indent="    ",
-            subsequent_indent="    ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        return "\n".join(filter(None, [f"{self.place}: {readable(self.message)}", self.place.shown(), hint]))
+        lines = f"{self.place}: {readable(self.message)}".split("\n")
+        text = [line if line.startswith(INDENT) else wrapped(line) for line in lines]  # some are code
+        return "\n".join(filter(None, [*text, self.place.shown(), wrapped(INDENT + readable(self.hint))]))
 
 
 class RecipeError(ValueError):
@@ -93,6 +90,18 @@ def mistaken(*kinds: type[Exception]) -> Iterator[None]:
         yield
     except kinds as error:
         raise Mistake(str(error)) from error
+
+
+def width() -> int:
+    """Columns of the terminal, between 60 and 120; 80 without one."""
+    return min(120, max(60, get_terminal_size((80, 24)).columns))
+
+
+def wrapped(text: str) -> str:
+    """A text in lines of the terminal's width, of which all but the first are indented."""
+    return "\n".join(
+        textwrap.wrap(text, width(), subsequent_indent=INDENT, break_long_words=False, break_on_hyphens=False)
+    )
 
 
 def readable(text: str) -> str:

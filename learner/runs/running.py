@@ -29,7 +29,7 @@ from callbacks.save.checkpoint_folder import saved_in
 from learner.checks.process_checks import check_processes, ranks_of
 from learner.files.run_files import FINAL, send_files_to, shown_path, weights_file
 from learner.learner import Learner
-from learner.recipes.recipe import Recipe, is_refusal, load_recipe
+from learner.recipes.recipe import Recipe, is_refusal, load_recipe, mismatch
 from learner.recipes.recipe_errors import Mistake, RecipeError, mistaken
 from learner.recipes.verify import Report, Trial, verify
 from learner.resume.resumption import Resume
@@ -152,9 +152,11 @@ def refusals(recipe: Recipe, learn: Learner) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not is_refusal(error, learn):
-            raise
-        raise recipe.error_at(error) from error
+        if is_refusal(error, learn):
+            raise recipe.error_at(error) from error
+        if message := mismatch(error, learn):
+            raise recipe.error_at(ValueError(message)) from error
+        raise
 
 
 def keep_and_report(

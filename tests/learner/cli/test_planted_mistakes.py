@@ -165,6 +165,9 @@ PLANTED = [
     ("monitor_of_nothing", "6:3", "monitor='vald_loss'", "Available: lr, train_loss", []),
     ("nobody_zeroes", "6:1", "no callback zeroes the gradients", "Add ZeroGrad", []),
     ("model_that_raises", "2:8", "models.py, line", "Fix the file", []),
+    ("classes_for_numbers", "3:1", "in the loss, mse_loss, given preds", "use cross_entropy as loss", []),
+    ("layers_that_do_not_fit", "2:1", "in layer Linear at model.1", "it takes (..., 30)", []),
+    ("too_few_outputs", "3:1", "targets range from 0 to 9", "preds have 5 classes", []),
     ("no_model", "2:1", "model is None", "pass an nn.Module", []),
     ("override_without_value", "1:1", "it has no =", "key.path=value", ["optimizer.lr"]),
     ("override_of_a_missing_key", "1:1", "no key 'optimzer'", "Did you mean optimizer?", ["optimzer.lr=3"]),
@@ -213,6 +216,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return copy
 
 
+@pytest.mark.filterwarnings("ignore:the targets are int64", "ignore:Using a target size")
 @pytest.mark.parametrize(
     ("name", "place", "words", "hint", "further"), PLANTED, ids=[row[0] for row in PLANTED]
 )

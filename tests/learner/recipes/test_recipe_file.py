@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.recipes.recipe_errors import RecipeError
+from learner.recipes.recipe_errors import Place, Problem, RecipeError
 from learner.recipes.yaml_tree import decode, dump, parse, read_recipe
 
 
@@ -116,8 +116,20 @@ def test_a_long_line_is_shown_around_its_caret():
     with pytest.raises(RecipeError) as caught:
         plain("a: {" + "x: 1, " * 1 + "y: " + "z" * 300 + ", x: 2}")
     _, line, caret, *_ = str(caught.value).split("\n")
-    assert len(line) < 120
+    assert len(line) <= 80
     assert line[caret.index("^")] == "x"
+
+
+@pytest.mark.parametrize("columns", [60, 80, 110])
+def test_messages_and_hints_fit_the_terminal(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    problem = Problem(Place("recipe.yaml", 3, 1, "loss: mse"), "many words " * 30, "what to do " * 30)
+    lines = str(RecipeError([problem])).split("\n")
+    assert columns - 10 <= max(map(len, lines)) <= columns
+    assert str(RecipeError([problem])).split() == [
+        *("recipe.yaml:3:1:", *("many", "words") * 30),
+        *("loss:", "mse", "^", *("what", "to", "do") * 30),
+    ]
 
 
 words = st.text(st.sampled_from("ae1.-_:' #\"{}[]&*!|>%@~nulltrueon\\ß\N{EURO SIGN}\n"), max_size=12)

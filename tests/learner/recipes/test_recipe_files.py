@@ -135,7 +135,7 @@ CALLBACKS = "callbacks:\n  Progress: null\n"
     ],
 )
 def test_a_recipe_writes_nothing_outside_of_the_runs_folder(line, write):
-    written = problems_of(write((CALLBACKS, f"{CALLBACKS}{line}\n")))
+    written = " ".join(problems_of(write((CALLBACKS, f"{CALLBACKS}{line}\n"))).split())
     assert re.search(
         r"recipe.yaml:8:\d+: callbacks.*(folder|path): .* is not below the run's folder", written
     )
