@@ -63,6 +63,10 @@ class Every:
         due, self._last = passed > self._last, passed
         return due
 
+    def after_train(self, learn: LearnerProtocol) -> bool:
+        """Is it due after an update at the end of the pass? Only if the unit is steps or samples."""
+        return self.unit in ("step", "sample") and self.after_batch(learn)
+
     def after_epoch(self, learn: LearnerProtocol) -> bool:
         """Is it due after this epoch? Never if the unit is another one."""
         return self.unit == "epoch" and (learn.epoch + 1) % int(self.number) == 0

@@ -136,10 +136,10 @@ class ShortEpoch(Callback):
             )
         self.size, self.on = size, check_choice("ShortEpoch", "on", on, ("train", "valid", "both"))
         self._is_fitting = False
-        self._limit: int | None = None  # of this pass
+        self._limits: dict[bool, int | None] = {}  # of the passes now: of training (True), of validation
 
     def before_fit(self, learn: LearnerProtocol) -> None:
-        self._is_fitting, self._limit = True, None
+        self._is_fitting, self._limits = True, {}
 
     def before_train(self, learn: LearnerProtocol) -> None:
         self._begin(learn, "train")
@@ -148,23 +148,25 @@ class ShortEpoch(Callback):
         self._begin(learn, "valid")
 
     def before_batch(self, learn: LearnerProtocol) -> None:
-        if self._limit is None or learn.batch_idx < self._limit:
+        limit = self._limits.get(learn.training)
+        if limit is None or learn.batch_idx < limit:
             return
-        learn.batch_idx = self._limit - 1  # the last finished one
+        learn.batch_idx = limit - 1  # the last finished one
         raise CancelTrain if learn.training else CancelValidate
 
     def after_train(self, learn: LearnerProtocol) -> None:
-        self._limit = None
+        self._limits.pop(True, None)
 
-    after_validate = after_train
+    def after_validate(self, learn: LearnerProtocol) -> None:
+        self._limits.pop(False, None)  # around it may be a training pass
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self._is_fitting, self._limit = False, None
+        self._is_fitting, self._limits = False, {}
 
     def _begin(self, learn: LearnerProtocol, which: Pass) -> None:
         if self._is_fitting and self.on in (which, "both"):
             limit = n_batches_of_share(self.size, learn.n_batches, which)
-            self._limit = limit  # also if it is above the loader's length, which may be wrong
+            self._limits[learn.training] = limit  # also if the loader says it is shorter: it may be wrong
             if learn.n_batches is None or limit < learn.n_batches:
                 learn.n_batches = limit
 
@@ -286,6 +288,9 @@ class ValidateEvery(Callback):
         results = learn.validate(together=True)
         if not learn.interrupted:  # otherwise it has seen only part of the data
             learn.history.add_validation(learn.global_step, results)
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        self.every.after_train(learn)  # the epoch's own validation follows
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
         prefixes = tuple(f"{name}_" for name in learn.data.validations)

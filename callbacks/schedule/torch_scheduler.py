@@ -154,6 +154,10 @@ class TorchScheduler(Callback):
         if self.every.after_batch(learn):
             self._step(learn)
 
+    def after_train(self, learn: LearnerProtocol) -> None:
+        if self.every.after_train(learn):  # accumulated gradients have made an update
+            self._step(learn)
+
     def after_epoch(self, learn: LearnerProtocol) -> None:
         self._check_optimizer(learn)
         if self.every.after_epoch(learn):

@@ -13,9 +13,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import (
+    GradientAccumulation,
     Metrics,
     OverfitBatch,
     Recorder,
+    ShortEpoch,
     ValidateEvery,
     ZeroGrad,
     on,
@@ -106,6 +108,22 @@ def test_a_validation_that_ctrl_c_ends_is_not_recorded(training):
         learn.fit(1, callbacks=[interrupt])
     assert learn.global_step == 4
     assert [row["step"] for row in learn.history.validations] == []
+
+
+def test_a_validation_leaves_a_short_epoch_short(make_learner):
+    data = Data(line_batches(10), line_batches(5))
+    learn = make_learner(data=data, callbacks=[ShortEpoch(4), ValidateEvery("2 steps")])
+    learn.fit(2)
+    assert learn.global_step == 8
+    assert [row["step"] for row in learn.history.validations] == [2, 4, 6, 8]
+
+
+def test_an_update_at_the_end_of_the_pass_is_validated_once(make_learner):
+    data = Data(lambda: iter(line_batches(6)), line_batches(2))  # without a length
+    learn = make_learner(data=data, callbacks=[GradientAccumulation(4), ValidateEvery("1 step")])
+    learn.fit(2)
+    rows = [(row["step"], row["epoch"]) for row in learn.history.validations]
+    assert rows == [(1, 0), (2, 0), (3, 1), (4, 1)]
 
 
 def test_what_is_measured_is_what_validate_gives_at_that_step():

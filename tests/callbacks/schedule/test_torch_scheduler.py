@@ -7,11 +7,13 @@ from typing import ClassVar
 
 import pytest
 import torch
+from tiny import line_batches
 from torch import nn
 from torch.optim.lr_scheduler import ExponentialLR, LinearLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
-from callbacks import Callback, LearnerWarning, Order, on
+from callbacks import Callback, Checkpoint, GradientAccumulation, LearnerWarning, Order, on
 from callbacks.schedule.torch_scheduler import TorchScheduler
+from learner import Data
 from learner.recipes.recipe import load_recipe
 
 
@@ -38,6 +40,30 @@ def test_the_rates_are_those_of_the_scheduler_by_hand(make_learner, make, interv
     learn = make_learner(callbacks=[TorchScheduler(make, every=interval)])
     learn.fit(4)
     assert list(learn.history.steps["lr"]) == rates_by_hand(make, 12, every)
+
+
+@pytest.mark.filterwarnings("ignore:a run that is interrupted may not resume")
+def test_a_run_resumes_with_its_rate_after_an_update_at_the_end_of_a_pass(make_learner, tmp_path):
+    def make(folder, *callbacks):
+        data = Data(lambda: iter(line_batches(6)), None)  # its length is not known
+        halve = TorchScheduler(partial(ExponentialLR, gamma=0.5), every="1 step")
+        found = [GradientAccumulation(4), halve, Checkpoint(tmp_path / folder), *callbacks]
+        return make_learner(data=data, callbacks=found)
+
+    @on("before_epoch")
+    def end(learn):
+        if learn.epoch == 1:
+            raise ZeroDivisionError
+
+    whole, learn = make("whole"), make("resumed", end)
+    whole.fit(2)
+    with pytest.raises(ZeroDivisionError):
+        learn.fit(2)
+    learn = make("resumed")
+    learn.fit(2, resume="auto")
+    assert list(learn.history.steps["lr"]) == list(whole.history.steps["lr"])
+    assert list(learn.history.steps["lr"])[6:] == [0.025] * 4 + [0.0125] * 2
+    assert torch.equal(learn.model.weight, whole.model.weight)
 
 
 def test_a_plateau_lowers_the_rate(make_learner):
