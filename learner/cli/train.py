@@ -46,8 +46,8 @@ def add_sweep(verbs: Verbs[Parser]) -> None:
     parser = add_recipe_verb(
         verbs,
         "sweep",
-        "search for settings: lr=1e-4..1e-1 is a range, 16,32 a choice",
-        override="vary an entry, as lr=1e-4..1e-1 or model.hidden=8,32, or override it, as fit.epochs=5",
+        "search for settings, such as optimizer.lr=1e-4..1e-1",
+        override="vary an entry, as optimizer.lr=1e-4..1e-1 or model.hidden=8,32, or override it, as fit.epochs=5",
     )
     parser.add_argument("--trials", type=int, metavar="N", help="total number of trials (default: 20)")
     better = parser.add_mutually_exclusive_group()

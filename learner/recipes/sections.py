@@ -11,7 +11,7 @@ from learner.engine.composition import DEFAULT_CALLBACKS
 from learner.recipes.names import Names, known, table
 from learner.recipes.overrides import COMMAND_LINE
 from learner.recipes.parts import Part, PartReader, shown
-from learner.recipes.recipe_errors import RecipeError, closest
+from learner.recipes.recipe_errors import Place, RecipeError, closest
 from learner.recipes.yaml_tree import Node
 
 KEYS = {
@@ -94,7 +94,8 @@ class Sections:
         meant = set()
         for key, node in self.tree.value.items():
             if key not in KEYS:
-                self.reader.problem(node.key_place, f"a recipe has no key {key!r}", hint_for_key(key))
+                hint = self._full_override(key, node.key_place) or hint_for_key(key)
+                self.reader.problem(node.key_place, f"a recipe has no key {key!r}", hint)
                 meant.add(key_meant(key))
         for key in REQUIRED:
             if self.value(key) is None and key not in meant:
@@ -104,6 +105,17 @@ class Sections:
         title = self.value("recipe")
         if title is not None and isinstance(title.value, (dict, list)):
             self.reader.problem(title.place, f"recipe is {shown(title.plain())}", "Write a one-line title.")
+
+    def _full_override(self, key: str, place: Place) -> str | None:
+        """The override with the full name, if a setting of the recipe ends in this key; None otherwise."""
+        sections = {name: node for name, node in self.tree.value.items() if isinstance(node.value, dict)}
+        sections |= {f"callbacks.{name}": node for name, node in self.callback_nodes.items()}
+        owners = [
+            name for name, each in sections.items() if isinstance(each.value, dict) and key in each.value
+        ]
+        rest = place.text.removeprefix(key)
+        words = [f"{name}.{key}{rest}" for name in owners]
+        return f"Write its full name: {' or '.join(words)}." if words and place.file == COMMAND_LINE else None
 
     def _whole_number(self, path: str, node: Node | None, high: int) -> int | None:
         if node is None:

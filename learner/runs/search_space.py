@@ -1,4 +1,4 @@
-"""The settings that a sweep varies: `optimizer.lr=1e-4..1e-1` is a range, `batch_size=16,32` are choices."""
+"""The settings that a sweep varies: `optimizer.lr=1e-4..1e-1` is a range, `data.size=16,32` are choices."""
 
 from __future__ import annotations
 

@@ -45,7 +45,8 @@ def make_plan(path: str, words: list[str], goal: Goal, *, allow: list[str], seed
     """
     settings, fixed = read_settings(words, path, allow)
     if not settings:
-        raise Mistake("sweep: no setting varies. Write a range or choices: lr=1e-4..1e-1 batch_size=16,32.")
+        example = "optimizer.lr=1e-4..1e-1 data.batch_size=16,32"
+        raise Mistake(f"sweep: no setting varies. Write a range or choices: {example}.")
     recipe = load_recipe(path, fixed, allow=allow)
     learn = recipe.build()
     if Recorder not in learn.callbacks:
