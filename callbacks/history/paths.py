@@ -51,7 +51,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = followed(path)
     remove_leftovers(path)
-    part = path.with_name(f"{path.name}.{machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    part = path.with_name(f"{short_name(path)}.{machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
         yield part
         part.replace(path)
@@ -83,13 +83,18 @@ class PendingSave:
 
 def remove_leftovers(path: Path) -> None:
     """Remove the temporary files of this file that killed processes of this machine have left."""
-    pattern = re.compile(rf"{re.escape(path.name)}\.{machine()}-(\d+)-[0-9a-f]{{8}}\.tmp")
+    pattern = re.compile(rf"{re.escape(short_name(path))}\.{machine()}-(\d+)-[0-9a-f]{{8}}\.tmp")
     with suppress(OSError):  # the folder is missing, or cannot be listed
         for each in os.scandir(path.parent):
             found = pattern.fullmatch(each.name)
             if found and not is_running(int(found[1])):
                 with suppress(OSError):
                     Path(each.path).unlink()
+
+
+def short_name(path: Path) -> str:
+    """The start of a file's name: with a suffix it fits in the 255 bytes that a name may have."""
+    return path.name[:50]
 
 
 @cache

@@ -94,3 +94,11 @@ def test_load_best_of_a_file_names_load(learn, tmp_path):
     path = learn.save(tmp_path / "a.pt")
     with pytest.raises(FileNotFoundError, match=r"is a file: load it with learn\.load\(path\)"):
         learn.load_best(path)
+
+
+@pytest.mark.parametrize("letter", ["a", "\N{SNOWMAN}"])
+def test_a_name_as_long_as_the_system_allows_is_written(learn, tmp_path, letter):
+    path = tmp_path / f"{letter * (250 // len(letter.encode()))}.pt"
+    learn.save(path)
+    learn.save(path)
+    assert list(tmp_path.iterdir()) == [path]
