@@ -47,7 +47,7 @@ def add_sweep(verbs: Verbs[Parser]) -> None:
         verbs,
         "sweep",
         "search for settings, such as optimizer.lr=1e-4..1e-1",
-        override="vary an entry, as optimizer.lr=1e-4..1e-1 or model.hidden=8,32, or override it, as fit.epochs=5",
+        override="vary an entry, as optimizer.lr=1e-4..1e-1 or model.hidden=8,32, or set it: fit.epochs=5",
     )
     parser.add_argument("--trials", type=int, metavar="N", help="total number of trials (default: 20)")
     better = parser.add_mutually_exclusive_group()

@@ -39,6 +39,7 @@ BATCH_EVENTS = (
     "before_backward",
     "after_backward",
     "before_step",
+    "after_step",
 )
 
 
@@ -49,16 +50,25 @@ def check(learn: FullLearner) -> Report:
     report = Report()
     exams.describe_learner(learn, report)
     report.add(problems_before_fit(learn, n_epochs=1))
-    if learn.optimizer is not None:
-        report.add(training_problems(learn))
-        if all_zero(learn.optimizer):
-            report.warn("lr is 0: unless a schedule raises it, nothing is trained.")
+    if learn.optimizer is not None and all_zero(learn.optimizer):
+        report.warn("lr is 0: unless a schedule raises it, nothing is trained.")
     if can_run(learn, report):
         absent = [each for each in learn.callbacks if not takes_part(each)]
         with torch.inference_mode(False), torch.enable_grad(), recorded(report), without_trace(learn, report):
             examine_batch(learn, report, absent)
+    elif learn.optimizer is not None:
+        examine_optimizer(learn, report)
     print_line(str(report))
     return report
+
+
+def examine_optimizer(learn: FullLearner, report: Report, absent: Iterable[Callback] = ()) -> None:
+    """Report the optimizer and its problems. All callbacks count, as they may hold further optimizers."""
+    present = learn.callbacks
+    learn.loop.connect(learn, [*present, *absent])
+    exams.count_trained(learn, report)
+    report.add(training_problems(learn))
+    learn.loop.connect(learn, present)
 
 
 def can_run(learn: FullLearner, report: Report) -> bool:
@@ -113,6 +123,8 @@ def start_training(learn: FullLearner, report: Report, absent: Iterable[Callback
     """Fire the events before the first batch, in which callbacks create what they need."""
     for callback in learn.callbacks:
         attempt(learn, report, "before_fit", lambda callback=callback: membership.begin(learn, callback))
+    if "optimizer" in report.facts:
+        examine_optimizer(learn, report, absent)
     for name, owner in [(name, type(each).__name__) for each in absent for name in each.monitors]:
         attempt(learn, report, "before_fit", partial(check_measured, name, learn, owner))
     for event in ("before_epoch", "before_train"):

@@ -52,14 +52,17 @@ def describe_learner(learn: FullLearner, report: Report) -> None:
     report.facts["data"] = f"training: {describe_loader(learn.data.train)}; validation: {valid}"
     report.add(mode_problems(learn))
     if learn.optimizer is not None:
-        held = set(map(id, trained_by(learn)))
-        trainable += [each for each in loss_parameters(learn).values() if each.requires_grad]
-        n_held = sum(id(each) in held for each in trainable)
         rates = ", ".join(dict.fromkeys(f"{group.get('lr')}" for group in learn.optimizer.param_groups))
-        report.facts["optimizer"] = (
-            f"{optimizer_title(learn.optimizer)}, lr {rates}, holds {n_held} of {len(trainable)} trainable "
-            "tensors"
-        )
+        report.facts["optimizer"] = f"{optimizer_title(learn.optimizer)}, lr {rates}"
+
+
+def count_trained(learn: FullLearner, report: Report) -> None:
+    """Report how many tensors of model and loss the optimizers train, those of callbacks included."""
+    held = set(map(id, trained_by(learn)))
+    tensors = [*learn.model.parameters(), *loss_parameters(learn).values()]
+    trainable = [each for each in tensors if not is_lazy(each) and each.requires_grad]
+    n_held = sum(id(each) in held for each in trainable)
+    report.facts["optimizer"] += f", holds {n_held} of {len(trainable)} trainable tensors"
 
 
 def mode_problems(learn: FullLearner) -> Iterator[Exception]:

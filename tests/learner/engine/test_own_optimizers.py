@@ -70,6 +70,22 @@ def test_weights_that_an_optimizer_of_a_subclass_trains_are_not_reported_as_untr
     assert not learn.check().warnings
 
 
+def test_an_optimizer_that_a_callback_makes_in_before_fit_is_known_to_a_check():
+    class Second(Callback):
+        def before_fit(self, learn):
+            self.optimizer = AdamW(halves(learn.model)[1], lr=0.01)
+
+        def after_step(self, learn):
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    model = learner_of(optimizer=None).model
+    learn = learner_of(Second, optimizer=SGD(halves(model)[0], lr=0.1), model=model)
+    report = learn.check()
+    assert not report.warnings
+    assert report.facts["optimizer"].endswith("holds 4 of 4 trainable tensors")
+
+
 def with_function(parameters, *callbacks, through_helper=False, model=None, first=()):
     second = AdamW(parameters, lr=0.01)
 
