@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from callbacks.fast.fallback_reasons import Unfit, UnfitNow, explain
-from callbacks.fast.unguarded import NoHooks, are_same, check_traced, is_hooked
+from callbacks.fast.unguarded import Unguarded, are_same, check_modes, check_traced
 from callbacks.place.device import map_tensors
 from callbacks.step.precision import as_float
 
@@ -108,8 +108,8 @@ class Program:
         call: its code.
     """
 
-    def __init__(self, backend: Backend, *, graphs: bool = False):
-        self._backend, self._graphs = backend, graphs
+    def __init__(self, backend: Backend, unguarded: Unguarded, *, graphs: bool = False):
+        self._backend, self._unguarded, self._graphs = backend, unguarded, graphs
         self._function = FunctionType(traced.__code__.replace(), dict(globals()))
         self.trained: list[Tensor] | None = None
         self.n_unproven, self.copies, self.seconds = N_PROVEN, False, 0.0
@@ -120,7 +120,7 @@ class Program:
         self._entry: Any = None
         self._guards: Any = None
         self._check: Callable[[dict[str, Any]], bool] = bool
-        self._no_hooks: NoHooks | None = None  # None: the guards compare hooks
+        self._guards_hooks = False
         self._reads_vars = False
         self.classes: set[type] = set()
         #: expressions for the tensors that it reads, and for what guards compare only in part
@@ -133,24 +133,18 @@ class Program:
     def fits(self, here: dict[str, Any]) -> bool:
         """Is everything that it has read unchanged?"""
         return (
-            (self._no_hooks is None or self._no_hooks.is_true_of(here["model"]))
+            (self._guards_hooks or not any(self._unguarded.tables))
             and self._check(here)
             and self._entry.guard_manager is self._guards
             and (not self._unseen or self._see(here) == self._seen)
         )
 
-    def rest(self) -> None:
-        """Hold nothing of the learner."""
-        self.trained = None
-        if self._no_hooks is not None:
-            self._no_hooks.rest()
-
     def run_first(self, here: dict[str, Any]) -> Any:
         """Compile the program, and run it; None if tensors are `missing` among the parameters."""
+        check_modes()
         begun, backend = time.perf_counter(), partial(self._compile, {*map(id, here["params"])})
         options: Any = {"guard_filter_fn": self._choose_guards}
-        if not is_hooked(here["model"]):
-            self._no_hooks = NoHooks()
+        self._guards_hooks = any(self._unguarded.tables)
         call: Any = torch.compile(
             self._function, fullgraph=True, dynamic=False, backend=backend, options=options
         )
@@ -201,12 +195,12 @@ class Program:
         return found
 
     def _choose_guards(self, entries: Sequence[Any]) -> list[bool]:
-        """Which guards to keep: those that `NoHooks` does not replace; torch passes all of them."""
+        """Which guards to keep: those that `Unguarded.tables` do not replace; torch passes all of them."""
         self._unseen = [*filter(None, (unseen(each, reads_vars=self._reads_vars) for each in entries))]
         self._tensors = [each.orig_guard.name for each in entries if isinstance(each.value, Tensor)]
         for value in (each.value for each in entries if each.has_value):
             self.classes.update(type(value).__mro__, value.__mro__ if isinstance(value, type) else ())
-        return [self._no_hooks is None or not TABLE_OF_HOOKS.fullmatch(each.name) for each in entries]
+        return [self._guards_hooks or not TABLE_OF_HOOKS.fullmatch(each.name) for each in entries]
 
     def read(self, here: dict[str, Any]) -> list[Tensor]:
         """The tensors that it reads at present."""
@@ -219,7 +213,7 @@ class Program:
 
     def failed_guard(self, here: dict[str, Any]) -> str:
         """The first guard that fails, as text."""
-        if self._no_hooks is not None and not self._no_hooks.is_true_of(here["model"]):
+        if not self._guards_hooks and any(self._unguarded.tables):
             return "the hooks of a layer"
         found = getattr(self._guards.root.check_verbose(here), "verbose_code_parts", None)
         return str(found[0]).partition("#")[0].strip() if found else "the keys of a dict"

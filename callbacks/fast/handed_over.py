@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,13 +26,14 @@ class Pending:
     loss: Tensor
     grads: list[Tensor | None]  #: of `program.trained`
     unguarded: Unguarded
+    stamped: list[tuple[int, int]] = field(default_factory=list)  #: by `stamp`, after the forward pass
 
     def stamp(self) -> list[tuple[int, int]]:
         """The tensors that the step reads and predicts, and how often each has been written to."""
         found = tensors_of(self.preds, self.here["targets"]) + self.program.read(self.here)
         return [(id(each), each._version) for each in found]
 
-    def check_read(self, learn: LearnerProtocol, stamp: list[tuple[int, int]]) -> None:
+    def check_read(self, learn: LearnerProtocol) -> None:
         """Refuse a change of what the loss reads, since it was stamped after the forward pass."""
         here = self.here
         # a callback may have copied the containers
@@ -41,7 +42,7 @@ class Pending:
         if learn.targets is not here["targets"] or learn.loss_func is not here["loss_func"]:
             raise changed(learn, "targets or loss function", AFTER_PRED)
         with torch.no_grad():
-            is_same = self.program.fits(here) and self.stamp() == stamp
+            is_same = self.program.fits(here) and self.stamp() == self.stamped
         if not is_same:
             raise changed(learn, "something that the loss reads", AFTER_PRED)
 

@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_map_only
 
 from callbacks.core.contract import LearnerProtocol
-from callbacks.core.modules import loss_module
+from callbacks.core.modules import loss_parameters
 from callbacks.core.output import print_line
 from callbacks.core.warning import warn
 from callbacks.fast.fallback_reasons import Unfit, UnfitNow
@@ -62,7 +62,7 @@ class Programs:
         self._extra: list[Tensor] = []  # parameters outside model and loss
         self.unguarded.rest()
         for each in self._all:
-            each.rest()
+            each.trained = None
 
     def clear(self) -> None:
         """Drop all programs."""
@@ -120,8 +120,7 @@ class Programs:
 
     def _take_up(self, learn: LearnerProtocol) -> dict[str, Any]:
         """Collect the present parameters of the model, the loss and what they reach."""
-        module = loss_module(learn.loss_func)
-        found = [*learn.model.parameters(), *(module.parameters() if module else ()), *self._extra]
+        found = [*learn.model.parameters(), *loss_parameters(learn).values(), *self._extra]
         params = [*{id(each): each for each in found}.values()]
         mixed = self.here.get("mixed", "")
         self.here = {"model": learn.model, "loss_func": learn.loss_func, "params": params}
@@ -143,7 +142,7 @@ class Programs:
             what = f"`{self._all[-1].failed_guard(self.here)}`" if self._all else "a method of a class"
             raise Unfit(f"{what} has changed {N_SETTINGS} times, and each value needs its own program")
         report_compiling(learn, self.backend, kind)
-        program = Program(self.backend, graphs=self.graphs)
+        program = Program(self.backend, self.unguarded, graphs=self.graphs)
         try:
             pending = self._prove(learn, program, is_new=True)
         except Unfit as reason:

@@ -13,10 +13,11 @@ from torch.utils import _pytree as pytree
 
 from callbacks.core import draws
 from callbacks.core.contract import LearnerProtocol
-from callbacks.core.modules import loss_module
+from callbacks.core.modules import loss_tensors
 from callbacks.fast.fallback_reasons import Unfit, unknown
 from callbacks.fast.guarded_program import Program, step, tensors_of
 from callbacks.fast.refused_callbacks import check_owned
+from callbacks.model.named import named_tensors
 from callbacks.record.timer import wait_for
 
 #: How far a program's numbers may be from the ordinary ones, as a share of the largest in a tensor: sums are
@@ -164,14 +165,10 @@ class Proof:
         return found
 
 
-def names_of(learn: LearnerProtocol) -> dict[Any, str]:
+def names_of(learn: LearnerProtocol) -> dict[Tensor, str]:
     """The names of parameters and buffers, for messages."""
-    modules = [each for each in (loss_module(learn.loss_func), learn.model) if each is not None]
-    return {
-        each: name
-        for module in modules
-        for name, each in (*module.named_parameters(), *module.named_buffers())
-    }
+    named = {**loss_tensors(learn), **named_tensors(learn.model)}
+    return {each: name for name, each in named.items()}
 
 
 def changed_of(kept: list[tuple[Tensor, Tensor]]) -> dict[int, tuple[Tensor, Tensor]]:

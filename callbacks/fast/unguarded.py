@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
@@ -13,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as of_all
+from torch.utils._device import DeviceContext
 from torch.utils.hooks import RemovableHandle
 
 from callbacks.fast.fallback_reasons import Unfit, is_foreign
 from callbacks.place.device import are_same
 
 private: Any = torch._C  #: what another torch may not have
-CODE = attrgetter("__code__")
+CODE, BASES = attrgetter("__code__"), attrgetter("__mro__")
 #: The hooks of a parameter: None, or a dict that stays, empty, where a hook was removed.
 HOOKS = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
 #: The tables of hooks of a module, and those of all modules.
@@ -54,8 +56,7 @@ class Unguarded:
         self._sizes: list[int] = []
         self._lookups: list[tuple[Callable[[Any], Any], Any]] = []
         self._values: list[Any] = []
-        self._params: list[Tensor] = []  # whose hooks were looked for, when so many had been registered
-        self._n_registered: int | None = None
+        self.rest()
 
     def is_same(self) -> bool:
         """Are the methods of all classes unchanged?"""
@@ -63,20 +64,27 @@ class Unguarded:
 
     def rest(self) -> None:
         """Hold nothing of the learner."""
-        self._params = []
+        self._params: list[Tensor] = []  # whose hooks were looked for, with those of the model
+        self._n_registered: float = math.nan  # hooks of all kinds, ever, when they were looked for
+        self._layers: list[tuple[Collection[Any], list[Any]]] = []  # of each module that has some
+        self.tables: list[Any] = []  #: of the hooks of each layer of the model
 
     def check_hooks(self, params: list[Tensor], model: nn.Module) -> None:
-        """Refuse hooks that a program would not call, and no guard compares."""
+        """Refuse hooks that a program would not call, and no guard compares; find the other tables."""
         if any(OF_ALL):
             raise Unfit("hooks are registered on all modules")
         if any(map(call, MODES.values())):
             raise Unfit(next(name for name, is_on in MODES.items() if is_on()))
-        n_registered = getattr(RemovableHandle, "next_id", None)  # of all hooks
-        if params is self._params and n_registered is not None and n_registered == self._n_registered:
+        n_registered = getattr(RemovableHandle, "next_id", math.nan)
+        is_known = params is self._params and n_registered == self._n_registered
+        if is_known and all(starmap(are_same, self._layers)):
             return
         if any(map(any, map(HOOKS, params))):
             names = [name for name, each in model.named_parameters() if any(HOOKS(each))]
             raise Unfit(f"a hook is registered on the parameter {(names or ['of the loss'])[0]!r}")
+        modules = [*model.modules()]
+        self.tables = [vars(each)[name] for each in modules for name in TABLES]
+        self._layers = [(each, [*each]) for each in (one._modules.values() for one in modules) if each]
         self._params, self._n_registered = params, n_registered
 
     def _now(self) -> Iterator[Any]:
@@ -98,32 +106,8 @@ class Unguarded:
             self._sizes.append(len(own))
             self._lookups += [(own.get, name) for name in names]
             self._lookups += [(CODE, own[name]) for name in names if type(own[name]) is FunctionType]
+            self._lookups += [(BASES, each)] if package != "torch" else []
         self._values = [*self._now()]
-
-
-class NoHooks:
-    """Watches that no layer of a model has hooks.
-
-    Guards on the tables of hooks, six of each layer, would take most of the time of all guards.
-    """
-
-    def __init__(self) -> None:
-        self.rest()
-
-    def rest(self) -> None:
-        """Hold nothing of the learner."""
-        self._model: nn.Module | None = None
-        self._tables: list[Any] = []
-        self._layers: list[tuple[Collection[Any], list[Any]]] = []  # of each module that has some
-
-    def is_true_of(self, model: nn.Module) -> bool:
-        """Does no layer of the model have hooks?"""
-        if model is not self._model or not all(starmap(are_same, self._layers)):
-            modules = [*model.modules()]
-            self._model, self._tables = model, [vars(each)[name] for each in modules for name in TABLES]
-            found = [each._modules.values() for each in modules if each._modules]
-            self._layers = [(each, [*each]) for each in found]
-        return not any(self._tables)
 
 
 def is_hooked(model: nn.Module) -> str:
@@ -132,6 +116,13 @@ def is_hooked(model: nn.Module) -> str:
         if any(getattr(each, hooks, None) for hooks in TABLES):
             return f"the module {name!r}" if name else "the model"
     return ""
+
+
+def check_modes() -> None:
+    """Refuse modes that replace functions of torch; guards see when one is entered, but Dynamo skips some."""
+    modes: Any = getattr(torch.overrides, "_get_current_function_mode_stack", list)()
+    if any(type(each) is not DeviceContext for each in modes):
+        raise Unfit("a TorchFunctionMode is active")
 
 
 def check_traced() -> bool:

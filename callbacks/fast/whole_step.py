@@ -117,7 +117,6 @@ class WholeStep(Callback):
         self._is_on = False  # in a training pass, not where `learn.check()` tries the operations one by one
         self._callbacks: Any = None
         self._mixed = ""
-        self._stamp: list[tuple[int, int]] = []
         self._update = LeanUpdate(len)  # called with a reason that nobody needs to know
         self._checks_read = self._checks_gradients = False
 
@@ -183,7 +182,7 @@ class WholeStep(Callback):
             return
         learn.preds = self._pending.preds
         if self._checks_read:
-            self._stamp = self._pending.stamp()
+            self._pending.stamped = self._pending.stamp()
 
     def _fall_back(self, reason: Unfit) -> None:
         """Take the ordinary step from now on."""
@@ -198,7 +197,7 @@ class WholeStep(Callback):
             learn.compute_loss()
             return
         if self._checks_read:
-            pending.check_read(learn, self._stamp)
+            pending.check_read(learn)
         learn.loss_grad = pending.loss
 
     def backward(self, learn: LearnerProtocol) -> None:

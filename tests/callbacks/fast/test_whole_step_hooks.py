@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from compiled_steps import (
@@ -230,6 +232,11 @@ def hook_that_is_written_by_hand(learn):
     learn.model.last._forward_hooks[0] = double
 
 
+def hook_in_a_new_table(learn):
+    learn.model.last._forward_hooks = OrderedDict()  # as some do to remove all hooks
+    learn.model.last.register_forward_hook(double)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -238,6 +245,7 @@ def hook_that_is_written_by_hand(learn):
         hook_of_a_listed_layer,
         hook_of_the_loss,
         hook_that_is_written_by_hand,
+        hook_in_a_new_table,
     ],
 )
 def test_a_hook_of_a_layer_that_is_added_during_a_fit_is_seen(change):

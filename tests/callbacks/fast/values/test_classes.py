@@ -60,6 +60,23 @@ def test_the_current_methods_of_a_class_are_used(name, owner, monkeypatch):
     assert is_as_ordinary(setting)
 
 
+class Halved:
+    def method(self):
+        return 0.5
+
+
+def test_the_current_parents_of_a_class_are_used():
+    def setting():
+        class Derived(Given):
+            pass
+
+        return of_model(
+            lambda m: m.c.method(), lambda m: setattr(type(m.c), "__bases__", (Halved,)), c=Derived()
+        )
+
+    assert is_as_ordinary(setting)
+
+
 def test_the_current_code_of_a_method_and_order_of_an_ordered_dict_are_used(monkeypatch):
     def setting():
         monkeypatch.undo()

@@ -18,6 +18,7 @@ import torch
 from changed_settings import Plain, Slotted, fit, is_as_ordinary, of_model
 from torch import nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from callbacks import WholeStep, ZeroGrad
@@ -179,9 +180,18 @@ class Scaling(TorchDispatchMode):
         return 0.5 * found if func is torch.ops.aten.tanh.default else found
 
 
+class Halving(TorchFunctionMode):
+    """Halves what `tanh` returns."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        return 0.5 * found if func is torch.tanh else found
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
+        (Halving, "TorchFunctionMode"),
         (lambda: torch.autograd.graph.saved_tensors_hooks(lambda x: 0.5 * x, lambda x: x), "saved tensors"),
         (Scaling, "TorchDispatchMode"),
     ],
@@ -196,6 +206,11 @@ def test_a_mode_of_torch_that_is_entered_during_a_fit_falls_back(make, reason):
             ends.append(fit(step, setting))
     torch.testing.assert_close(ends[1].model.state_dict(), ends[0].model.state_dict(), rtol=1e-9, atol=1e-12)
     assert reason in ends[1].callbacks[WholeStep].fallback
+
+
+def test_a_default_device_is_a_part_of_the_program():
+    with torch.device("cpu"):
+        assert is_as_ordinary(lambda: of_model(lambda m: torch.ones(1), lambda m: None))
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly")
