@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 from matplotlib import image
 
@@ -57,7 +58,9 @@ def test_the_composition_runs_as_a_script_from_another_folder(examples, tmp_path
 def test_a_low_rate_is_slow_a_good_one_converges_and_a_high_one_diverges(load, tmp_path):
     rmses = load("03_learning_rates").main(tmp_path / "rates.png")
     low, good, high = (values.tolist() for values in rmses.values())
-    assert good[:10] == RMSES
+    assert good[:10] == pytest.approx(
+        RMSES, rel=1e-14
+    )  # on some processors torch's root has another last digit
     assert 0.85 * low[0] < low[-1] < low[0]
     assert good[-1] < 0.25 * good[0]
     assert all(after > before for before, after in itertools.pairwise(high))

@@ -39,8 +39,10 @@ def accumulated(n_ranks: int, batch_size: int = 8) -> dict[str, Tensor]:
     whole = Data.from_tensors(inputs, targets, batch_size, valid=None, seed=3).train
 
     def parts() -> Any:
-        for batch in whole:
-            yield from zip(*[each.tensor_split(n_ranks) for each in batch], strict=True)
+        for (
+            batch
+        ) in whole:  # copied, since on some processors the bits of a product depend on the memory address
+            yield from zip(*[map(Tensor.clone, each.tensor_split(n_ranks)) for each in batch], strict=True)
 
     class Window(GradientAccumulation):
         """Ends with a whole batch."""
