@@ -16,6 +16,7 @@ from callbacks.model.named import named_tensors
 from callbacks.model.places import Places, is_unchanged
 from callbacks.model.shards import local
 from callbacks.optim.optimizers import members_of
+from callbacks.optim.saved_state import wrapped_in
 
 
 class LastGood:
@@ -82,7 +83,8 @@ class LastGood:
         for name, tensor in found.items():
             if name in self._copies and self._copies[name].shape == tensor.shape:
                 tensor.copy_(self._copies[name])
-        kept = [type(each).__name__ for each in members_of(learn.optimizer) if not empty(each)]
+        optimizers = [*members_of(learn.optimizer), *(inner for *_, inner in wrapped_in(learn.optimizer))]
+        kept = [type(each).__name__ for each in optimizers if not empty(each)]
         for parameter in trained_parameters(learn):
             parameter.grad = None
         state = f"but {' and '.join(kept)} cannot be emptied, because it has no `state`" if kept else EMPTIED

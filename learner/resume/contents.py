@@ -101,6 +101,7 @@ CONTENTS = fields(
         "plain": ANYTHINGS,
         "item": optional(WORD),
         "moved": items(WORD),
+        "wrapped": ANYTHINGS,
         "left_out": fields({"names": items(WORD), "sum": NUMBER}),
         "learner": ANYTHINGS,
         LOSS: optional(fields({**MODULE, "parameters": items(WORD)})),

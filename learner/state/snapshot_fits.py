@@ -10,6 +10,7 @@ from callbacks.core.modules import LOSS
 from callbacks.model.lazy import shape_problems
 from callbacks.model.named import named_tensors
 from callbacks.optim.optimizers import check_kinds, is_made, members_of
+from callbacks.optim.saved_state import is_torchs
 from learner.data.tensors import counted
 from learner.state.identity import is_same
 from learner.state.loss_state import check_loss
@@ -85,13 +86,6 @@ def sizes_in(state: Any) -> list[int]:
         return [len(group["params"]) for group in state["param_groups"]]
     members = state.get("members", ()) if is_several(state) else ()
     return [size for each in members for size in sizes_in(each)]
-
-
-def is_torchs(state: Any) -> bool:
-    """Does the state of an optimizer have the form of `torch.optim.Optimizer.state_dict`?"""
-    if not isinstance(state, dict) or not {"state", "param_groups"} <= set(state):
-        return False
-    return isinstance(state["state"], dict) and all("params" in group for group in state["param_groups"])
 
 
 def is_several(state: Any) -> bool:

@@ -8,19 +8,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from callbacks.core import draws
 from callbacks.core.contract import Callback
 from callbacks.core.modules import LOSS, loss_module, modules_beside
 from callbacks.core.when import saved_part
-from callbacks.model import shards
 from callbacks.model.declared import put_values, values_of
 from callbacks.model.lazy import empties_in, lazy_states
 from callbacks.model.lazy import put_tensors as put_named
 from callbacks.model.module_state import extra_states, frozen_in, put_extra, put_frozen, tensors_of
 from callbacks.model.plain_attributes import plain_state, put_plain
-from callbacks.optim.optimizers import is_made, members_of, set_mode
+from callbacks.optim.optimizers import members_of, set_mode
+from callbacks.optim.saved_state import put_optimizer, wrapped_states
 from callbacks.record.unsaved_weights import not_meant_to_last
 from callbacks.step.mixed_loss import MixedLoss
 from learner.data.batching import TensorLoader
@@ -33,7 +32,7 @@ from learner.state.identity import is_of_loader, loaders_with_state, objects_of,
 from learner.state.loss_state import loss_state, put_loss
 from learner.state.moved_numbers import moved_in
 from learner.state.protocol import FullLearner
-from learner.state.snapshot_fits import check_fits, is_torchs, title_of
+from learner.state.snapshot_fits import check_fits, title_of
 
 
 def take(learn: FullLearner, *, on_cpu: bool = False) -> dict[str, Any]:
@@ -72,6 +71,7 @@ def contents_of(learn: FullLearner) -> dict[str, Any]:
         "frozen": frozen_in(learn.model),
         "plain": plain_state(learn.model),
         "optimizer": learn.optimizer.state_dict() if learn.optimizer is not None else None,
+        "wrapped": wrapped_states(learn.optimizer),
         "callbacks": {**states_of_callbacks(learn), **learn.ranks.joined},
         "learner": values_of(learn, learn.state),
         LOSS: loss_state(learn),
@@ -122,7 +122,7 @@ def restore(learn: FullLearner, snapshot: dict[str, Any], *, before_fit: bool = 
     put_tensors(learn.model, snapshot)
     put_loss(learn, snapshot)
     if learn.optimizer is not None and snapshot["optimizer"] is not None:
-        put_optimizer(learn.optimizer, snapshot["optimizer"])
+        put_optimizer(learn.optimizer, snapshot["optimizer"], snapshot.get("wrapped", {}))
     optimizer_modes.put_training_weights(learn, learn.optimizer, snapshot.get("training_weights"))
     for name, loader in loaders_with_state(learn.data):
         if name in snapshot["loaders"] and is_of_loader(name, loader, snapshot):
@@ -176,32 +176,6 @@ def put_tensors(model: torch.nn.Module, snapshot: dict[str, Any]) -> None:
     put_frozen(model, snapshot["frozen"])
     if "plain" in snapshot:  # missing in files of early versions
         put_plain(model, snapshot["plain"], numbers=moved_in(snapshot, "model"))
-
-
-def put_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
-    """Load an optimizer's state with its original dtypes; torch alone casts it to those of the parameters."""
-    optimizer.load_state_dict(copy.deepcopy(state))
-    states = state["members"] if is_made(optimizer) else [state]
-    for member, own in zip(members_of(optimizer), states, strict=True):
-        if isinstance(member, torch.optim.Optimizer) and is_torchs(own):
-            put_dtypes(member, own)
-
-
-def put_dtypes(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Convert an optimizer's state to the dtypes that it has in `state`; shard that of sharded weights."""
-    parameters = [each for group in optimizer.param_groups for each in group["params"]]
-    numbers = [number for group in state["param_groups"] for number in group["params"]]
-    for number, parameter in zip(numbers, parameters, strict=True):
-        kept, loaded = state["state"].get(number), optimizer.state.get(parameter)
-        if not isinstance(kept, dict) or not isinstance(loaded, dict):
-            continue
-        for key, value in kept.items():
-            now = loaded.get(key)
-            if not isinstance(value, Tensor) or not isinstance(now, Tensor):
-                continue
-            if value.dtype != now.dtype:
-                now = value.to(now.device, copy=True)
-            loaded[key] = shards.like(now, parameter)
 
 
 class Undo:

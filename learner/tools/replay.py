@@ -17,6 +17,7 @@ from callbacks.guard.culprit import watched
 from callbacks.model.module_state import extra_states, frozen_in, tensors_of
 from callbacks.model.plain_attributes import is_storable, plain_state
 from callbacks.optim.optimizers import set_mode
+from callbacks.optim.saved_state import put_optimizer, wrapped_states
 from learner.engine import errors
 from learner.files import checkpoint_file
 from learner.files.plain import from_plain, to_plain
@@ -82,6 +83,7 @@ def pieces_of(learn: FullLearner, left_out: list[str]) -> dict[str, Any]:
         "plain": {key: each for key, each in plain_state(learn.model).items() if is_storable(each)},
         LOSS: loss_state(learn),
         "optimizer": learn.optimizer.state_dict() if learn.optimizer is not None else None,
+        "wrapped": wrapped_states(learn.optimizer),
         "callbacks": states,
     }
 
@@ -201,7 +203,7 @@ def begin(learn: FullLearner, kept: dict[str, Any]) -> None:
     if kept.get(LOSS) is not None:
         put_loss(learn, kept)
     if kept["optimizer"] is not None and learn.optimizer is not None:
-        snapshots.put_optimizer(learn.optimizer, kept["optimizer"])
+        put_optimizer(learn.optimizer, kept["optimizer"], kept.get("wrapped", {}))
     put_clock(learn, kept)
     draws.put(kept["random"])
 
