@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from callbacks.core.warning import warn
 from callbacks.results.reductions import name_of, unwrapped
 
 #: Losses of torch that compare a number with 0 and 1, so that 0.5 is between no and yes.
 OF_PROBABILITIES = ("binary_cross_entropy", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 OF_CLASSES = ("cross_entropy", "nll_loss")
+#: Losses of torch whose targets may be probabilities of yes, between 0 and 1.
+OF_SHARES = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
+MOVED = "measure preds.movedim(-1, 1), as in a function that returns accuracy(preds.movedim(-1, 1), targets)."
 
 
 class AsTheLoss:
@@ -19,19 +24,23 @@ class AsTheLoss:
     Attributes:
         middle: a number above it means yes: 0 for logits, 0.5 for probabilities.
         is_one_hot: are targets in the shape of the predictions probabilities of classes?
+        are_shares: are targets between 0 and 1 probabilities of yes?
         ignored: targets with this number do not count; None if the loss has no such number.
+        has_warned: was there a warning of scores in two possible shapes?
     """
 
     middle: float = 0.0
     is_one_hot: bool = False
+    are_shares: bool = False
     ignored: int | None = None
+    has_warned: bool = False
 
     def follow(self, loss_func: Any) -> None:
         """Look up what the loss expects; call it when a pass starts."""
         base, get = unwrapped(loss_func)
         name = name_of(base)
         self.middle = 0.5 if name in OF_PROBABILITIES else 0.0
-        self.is_one_hot = name == "cross_entropy"
+        self.is_one_hot, self.are_shares = name == "cross_entropy", name in OF_SHARES
         self.ignored = get("ignore_index", -100) if name in OF_CLASSES else None
 
     def read(self, preds: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,6 +48,21 @@ class AsTheLoss:
         if preds.shape == targets.shape and preds.is_floating_point():
             if self.is_one_hot and preds.ndim > 1:
                 return preds, targets.argmax(1)
-            if self.middle:
-                return preds - self.middle, targets
+            if self.are_shares and targets.is_floating_point():
+                is_between = (targets > 0) & (targets < 1)
+                targets = torch.where(is_between, (targets > 0.5).to(targets.dtype), targets)
+            return preds - self.middle if self.middle else preds, targets
         return preds, targets
+
+    def warn_of_two_places(self, preds: Tensor, targets: Tensor, fix: str = MOVED) -> None:
+        """Warn once if the classes of scores can be dimension 1 or the last, and the loss shows neither."""
+        shape = preds.shape
+        is_known = self.has_warned or self.ignored is not None or preds.ndim < 3
+        if is_known or not shape[:-1] == targets.shape == shape[:1] + shape[2:]:
+            return
+        self.has_warned = True
+        warn(
+            f"{type(self).__name__}: preds have shape {tuple(shape)} and targets {tuple(targets.shape)}, so "
+            "the classes may be dimension 1 or the last one, and dimension 1 is read, as cross_entropy does. "
+            f"If the classes are the last dimension, as in language models, {fix}"
+        )

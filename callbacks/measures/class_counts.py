@@ -10,13 +10,12 @@ from torch import Tensor
 
 from callbacks.core.missing_names import suggest_arguments
 from callbacks.core.settings import check_choice
-from callbacks.measures.as_the_loss import AsTheLoss
-from callbacks.measures.classification import OfClasses, known_classes
+from callbacks.measures.classification import OfClasses
 
 AVERAGES = ("binary", "macro", "micro", None)
 
 
-class ClassCounts(AsTheLoss, OfClasses):
+class ClassCounts(OfClasses):
     """Counts right answers, answers, and targets of each class, for `Precision`, `Recall` and `F1`."""
 
     higher_is_better = True
@@ -39,16 +38,15 @@ class ClassCounts(AsTheLoss, OfClasses):
         n_classes = 2
         if is_yes_or_no:
             answers, counted, targets, n_foreign = yes_or_no(preds, targets, self.ignore_index)
+            self.n_foreign = self.n_foreign + n_foreign
         else:
-            counted, targets, n_foreign = known_classes(
-                type(self).__name__, preds, targets, self.ignore_index
-            )
+            self.warn_of_two_places(preds, targets)
+            counted, targets = self.known(preds, targets)
             answers, n_classes = preds.argmax(1), preds.shape[1]
         self._check(n_classes, is_yes_or_no)
         self.n_classes = n_classes
         pairs = ((targets, counted & (answers == targets)), (answers, counted), (targets, counted))
         self.counts = self.counts + torch.stack([count(*pair, n_classes) for pair in pairs])
-        self.n_foreign = self.n_foreign + n_foreign
 
     def compute(self) -> Any:
         self.refuse_foreign()
@@ -100,7 +98,7 @@ class Precision(ClassCounts):
         average: "binary" is the value of class 1 of two; "macro" is the plain mean over the classes, without
             those that occur neither in the targets nor in the answers; "micro" counts all classes together,
             which is `accuracy`; None returns a list with a number for each class.
-        ignore_index: targets with this number do not count.
+        ignore_index: targets with this number do not count, and neither do those that the loss ignores.
 
     As in scikit-learn, the value is 0 if the denominator is 0: the precision of a class that is never
     answered, the recall of a class that is never a target, and the F1 of both. NaN if no target counts.

@@ -57,6 +57,7 @@ class Accuracy(AsTheLoss, Sums):
             if are_scores_of_yes(preds, targets):
                 self.signs = self.signs + signs(scores, targets)
         else:  # numbers of classes
+            self.warn_of_two_places(preds, targets)
             counted = targets >= 0 if self.ignored is None else targets != self.ignored
             right, self.n_answers = right & counted, self.n_answers + counted.sum()
         self.n_right = self.n_right + right.sum()
@@ -74,8 +75,11 @@ accuracy.higher_is_better = True  # type: ignore[attr-defined]
 accuracy.metric = Accuracy  # type: ignore[attr-defined]  # what Metrics measures instead
 
 
-class OfClasses(Sums):
-    """Counts over targets that are numbers of classes; some may be outside the classes."""
+class OfClasses(AsTheLoss, Sums):
+    """Counts over targets that are numbers of classes; some may be outside the classes.
+
+    Targets that the loss ignores do not count.
+    """
 
     added = ("n_foreign",)
     n_foreign: Any = 0  # targets outside the classes
@@ -95,6 +99,13 @@ class OfClasses(Sums):
         super().merge(other)
         self.n_classes = max(self.n_classes, other.n_classes)
 
+    def known(self, preds: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Which targets are used, and the targets with 0 for the others."""
+        ignored = {self.ignore_index, self.ignored} - {None}
+        counted, targets, n_foreign = known_classes(type(self).__name__, preds, targets, ignored)
+        self.n_foreign = self.n_foreign + n_foreign
+        return counted, targets
+
     def refuse_foreign(self) -> None:
         """Raise an error for targets outside the classes; waits for the device."""
         title, n_foreign = type(self).__name__, int(self.n_foreign)
@@ -111,14 +122,6 @@ class ClassMean(OfClasses):
     added = (*OfClasses.added, "total", "n_items")
     total: Any = 0
     n_items: Any = 0
-
-    def known(self, preds: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Which targets are used, and the targets with 0 for the others."""
-        title = type(self).__name__
-        counted, targets, n_foreign = known_classes(title, preds, targets, self.ignore_index)
-        self.n_classes = preds.shape[1]
-        self.n_foreign = self.n_foreign + n_foreign
-        return counted, targets
 
     def add(self, total: Tensor, counted: Tensor) -> None:
         """Add a batch."""
@@ -140,7 +143,7 @@ class TopKAccuracy(ClassMean):
 
     Args:
         k: how many of the best classes count, from 1 up to one less than the number of classes.
-        ignore_index: targets with this number do not count.
+        ignore_index: targets with this number do not count, and neither do those that the loss ignores.
 
     Raises:
         ValueError: `k` is invalid, shapes do not fit, or (when the pass ends) targets are outside the
@@ -156,7 +159,9 @@ class TopKAccuracy(ClassMean):
         super().__init__(ignore_index)
 
     def update(self, preds: Tensor, targets: Tensor) -> None:
+        self.warn_of_two_places(preds, targets)
         counted, targets = self.known(preds, targets)
+        self.n_classes = preds.shape[1]
         if self.k >= self.n_classes:
             raise ValueError(
                 f"TopKAccuracy(k={self.k}): with {self.n_classes} classes, all predictions would be "
@@ -206,7 +211,7 @@ def signs(preds: Tensor, targets: Tensor) -> Tensor:
 
 
 def known_classes(
-    title: str, preds: Tensor, targets: Tensor, ignore_index: int | None
+    title: str, preds: Tensor, targets: Tensor, ignored: set[int | None]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Which targets are used, the targets with 0 for the others, and how many are outside the classes.
 
@@ -221,6 +226,8 @@ def known_classes(
             "class numbers of shape (items, ...)."
         )
     known = (targets >= 0) & (targets < preds.shape[1])
-    asked = torch.ones_like(known) if ignore_index is None else targets != ignore_index
+    asked = torch.ones_like(known)
+    for number in ignored:
+        asked = asked & (targets != number)
     counted = asked & known
     return counted, torch.where(counted, targets, 0).long(), (asked & ~known).sum()

@@ -21,8 +21,9 @@ class Perplexity(ClassMean):
 
     Args:
         class_dim: the dimension of the classes: 1 for logits of shape (items, classes, ...), as
-            `cross_entropy` takes them; -1 for (items, positions, classes), as language models return them.
-        ignore_index: targets with this number do not count; `cross_entropy` ignores -100 too.
+            `cross_entropy` takes them; -1 for (items, positions, classes), as language models return them. By
+            default the one that fits the shape of the targets, 1 if both do.
+        ignore_index: targets with this number do not count, and neither do those that the loss ignores.
 
     Raises:
         ValueError: shapes do not fit, or (when the pass ends) targets are outside the classes.
@@ -31,25 +32,33 @@ class Perplexity(ClassMean):
     higher_is_better = False
 
     @suggest_arguments
-    def __init__(self, *, class_dim: Literal[1, -1] = 1, ignore_index: int | None = -100):
-        self.class_dim = check_choice("Perplexity", "class_dim", class_dim, (1, -1))
+    def __init__(self, *, class_dim: Literal[1, -1] | None = None, ignore_index: int | None = -100):
+        self.class_dim = check_choice("Perplexity", "class_dim", class_dim, (1, -1, None))
         super().__init__(ignore_index)
 
     def update(self, preds: Tensor, targets: Tensor) -> None:
-        shape = preds.shape
-        if self.class_dim == -1 and preds.dim() > 2 and shape[:-1] == targets.shape:
+        if preds.dim() > 2 and self._are_last(preds, targets):
             preds = preds.movedim(-1, 1)
-        elif preds.dim() > 2 and (self.class_dim == -1 or shape[:1] + shape[2:] != targets.shape):
-            fits = 1 if self.class_dim == -1 else -1
-            raise ValueError(
-                f"Perplexity(class_dim={self.class_dim}): preds of shape {tuple(shape)} do not match "
-                f"targets of shape {tuple(targets.shape)}. Pass logits with the classes in that "
-                f"dimension, or class_dim={fits}."
-            )
         counted, targets = self.known(preds, targets)
+        self.n_classes = preds.shape[1]
         preds = preds.float() if preds.element_size() < 4 else preds
         losses = F.cross_entropy(preds, targets, reduction="none")
         self.add(torch.where(counted, losses, 0).to(widest(preds)).sum(), counted)
+
+    def _are_last(self, preds: Tensor, targets: Tensor) -> bool:
+        """Are the classes the last dimension?"""
+        shape = preds.shape
+        if self.class_dim is None:
+            self.warn_of_two_places(preds, targets, "pass Perplexity(class_dim=-1), otherwise class_dim=1.")
+        places = {1: shape[:1] + shape[2:] == targets.shape, -1: shape[:-1] == targets.shape}
+        if not places[self.class_dim or (1 if places[1] else -1)]:
+            more = "" if self.class_dim is None else f", or class_dim={-self.class_dim}"
+            raise ValueError(
+                f"Perplexity(class_dim={self.class_dim}): preds of shape {tuple(shape)} do not match "
+                f"targets of shape {tuple(targets.shape)}. Pass logits with the classes in that "
+                f"dimension{more}."
+            )
+        return self.class_dim == -1 or not places[1]
 
     def compute(self) -> Any:
         return torch.tensor(self.mean(), dtype=torch.float64).exp()

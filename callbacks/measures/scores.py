@@ -178,7 +178,7 @@ def explained(residual: Tensor, total: Tensor) -> Tensor:
 
 
 def same_shape(title: str, preds: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in float64 (float32 on mps); raises an error if their shapes differ."""
+    """Both in float64 (float32 on mps), a number as one item; raises an error if their shapes differ."""
     if preds.shape != targets.shape:
         raise ValueError(
             f"{title}: preds of shape {tuple(preds.shape)} would be broadcast with targets of shape "
@@ -186,7 +186,8 @@ def same_shape(title: str, preds: Tensor, targets: Tensor) -> tuple[Tensor, Tens
             "model, or use targets.unsqueeze(-1)."
         )
     dtype = widest(preds)
-    return preds.to(dtype), targets.to(dtype)
+    both = preds.to(dtype), targets.to(dtype)
+    return both if preds.ndim else (both[0].unsqueeze(0), both[1].unsqueeze(0))
 
 
 def widest(tensor: Tensor) -> torch.dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from functools import partial
 
@@ -11,7 +12,7 @@ from sklearn.metrics import f1_score
 from torch import nn
 from torch.nn import functional as F
 
-from callbacks import F1, LearnerWarning, Precision, Recall, accuracy
+from callbacks import F1, LearnerWarning, Perplexity, Precision, Recall, TopKAccuracy, accuracy
 from learner import Data, Learner
 
 DRAW = torch.Generator().manual_seed(3)
@@ -61,6 +62,14 @@ def test_probabilities_of_classes_as_targets_are_compared_by_their_largest():
     assert found["valid_f1"] == pytest.approx(f1_score(CLASSES, answers, average="macro"))
 
 
+@pytest.mark.parametrize("loss", [F.binary_cross_entropy_with_logits, nn.BCELoss()], ids=["logits", "shares"])
+def test_smoothed_targets_of_no_and_yes_are_compared_as_no_and_yes(loss):
+    model, smoothed = net(1, nn.Sigmoid() if isinstance(loss, nn.BCELoss) else None), YES * 0.9 + 0.05
+    found = learner_of(model, loss, smoothed, accuracy, F1()).validate()
+    assert found["valid_accuracy"] == learner_of(model, loss, YES, accuracy).validate()["valid_accuracy"] > 0
+    assert found["valid_f1"] == learner_of(model, loss, YES, F1()).validate()["valid_f1"] > 0
+
+
 def hinge(preds, targets):
     return (1 - preds * targets).clamp(min=0).mean()
 
@@ -104,6 +113,58 @@ def test_targets_that_the_loss_ignores_do_not_count_for_the_accuracy(loss, numbe
         warnings.simplefilter("ignore", LearnerWarning)  # of a loss that divides by targets
         found = learner_of(model, loss, targets, accuracy).validate()
     assert found["valid_accuracy"] == pytest.approx(right)
+
+
+@pytest.mark.parametrize("number", [-100, 1])
+def test_targets_that_the_loss_ignores_count_for_no_metric_of_classes(number):
+    targets = CLASSES.masked_fill(torch.arange(31) % 3 == 0, number)
+    model, counted = net(3), targets != number
+    metrics = [F1("micro"), Recall("macro"), TopKAccuracy(2), Perplexity()]
+    found = learner_of(model, nn.CrossEntropyLoss(ignore_index=number), targets, *metrics).validate()
+    left = learner_of(model, F.cross_entropy, targets, *metrics)
+    left.data = Data(left.data.train, [(X[counted], targets[counted])])
+    assert found == pytest.approx(left.validate())
+    assert found["valid_perplexity"] == pytest.approx(math.exp(found["valid_loss"]))
+
+
+SQUARE = torch.arange(40).reshape(10, 4) % 4  # as many positions as classes
+
+
+def by_position(preds, targets):
+    return F.cross_entropy(preds.flatten(0, -2), targets.flatten())
+
+
+def share_right(preds, targets):
+    return accuracy(preds.movedim(-1, 1), targets)
+
+
+def square_learner(loss, metric):
+    return Learner(
+        nn.Embedding(4, 4), Data([(SQUARE, SQUARE)], [(SQUARE, SQUARE)]), loss, SGD, metrics=[metric]
+    )
+
+
+@pytest.mark.parametrize("metric", [accuracy, F1("macro"), TopKAccuracy(2), Perplexity()], ids=str)
+def test_classes_that_may_be_two_dimensions_raise_one_warning(metric):
+    learn = square_learner(by_position, metric)
+    with pytest.warns(LearnerWarning, match="the classes may be dimension 1 or the last one") as caught:
+        learn.fit(2)
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize(
+    ("loss", "metric"),
+    [
+        (F.cross_entropy, accuracy),  # it takes dimension 1
+        (by_position, Perplexity(class_dim=-1)),
+        (by_position, share_right),
+    ],
+    ids=["known loss", "class_dim", "own function"],
+)
+def test_a_dimension_that_is_known_raises_no_warning(loss, metric):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LearnerWarning)
+        square_learner(loss, metric).fit(1)
 
 
 def test_probabilities_under_a_loss_of_the_user_raise_one_warning():

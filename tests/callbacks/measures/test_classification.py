@@ -209,6 +209,16 @@ def test_perplexity_takes_the_classes_where_cross_entropy_does():
     assert over(Perplexity(), flat) == over(Perplexity(class_dim=-1), flat)
 
 
+def test_perplexity_finds_the_classes_in_the_last_dimension():
+    batches = classes([4, 2], 0, shape=(3,))
+    turned = [(preds.movedim(1, -1), targets) for preds, targets in batches]
+    assert over(Perplexity(), turned) == over(Perplexity(class_dim=-1), turned)
+    with pytest.raises(
+        ValueError, match=r"preds of shape \(4, 3, 7\) do not match targets of shape \(4, 5\)"
+    ):
+        Perplexity().update(torch.zeros(4, 3, 7), torch.zeros(4, 5, dtype=torch.int64))
+
+
 def test_perplexity_of_scores_that_are_all_alike_is_the_number_of_classes():
     assert over(Perplexity(), [(torch.zeros(3, 7), torch.arange(3))]) == pytest.approx(7, rel=1e-6)
 
@@ -233,7 +243,7 @@ def test_perplexity_of_classes_in_the_other_place_is_refused_with_a_fix(class_di
 
 
 def test_a_missing_class_dimension_is_refused():
-    with pytest.raises(ValueError, match=r"Perplexity\(class_dim=2\): class_dim must be 1 or -1"):
+    with pytest.raises(ValueError, match=r"Perplexity\(class_dim=2\): class_dim must be 1, -1 or None"):
         Perplexity(class_dim=2)  # type: ignore[arg-type]
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import pearsonr
 from sklearn.metrics import explained_variance_score, r2_score
 
-from callbacks import R2, ExplainedVariance, PearsonCorr
+from callbacks import MAE, MSE, R2, RMSE, ExplainedVariance, PearsonCorr
 
 
 def numbers(sizes, seed, *shape, offset=0.0):
@@ -90,3 +90,12 @@ def test_a_nan_among_the_targets_is_not_hidden(metric):
 def test_shapes_that_differ_are_refused_with_a_fix(metric):
     with pytest.raises(ValueError, match=rf"{metric.__name__}: preds of shape \(4, 1\) .*squeeze"):
         metric().update(torch.zeros(4, 1), torch.zeros(4))
+
+
+@pytest.mark.parametrize("metric", [MSE, RMSE, R2, MAE, ExplainedVariance, PearsonCorr])
+def test_a_number_without_a_dimension_is_one_item(metric):
+    preds, targets = torch.rand(2, 5, generator=torch.Generator().manual_seed(0))
+    expected = over(metric(), [(preds, targets)])
+    assert over(metric(), [(preds[:4], targets[:4]), (preds[4], targets[4])]) == pytest.approx(
+        float(expected)
+    )
