@@ -20,6 +20,7 @@ from learner.checks.loss_checks import (
     title_of,
     torch_loss,
 )
+from learner.data.items import InputsOnly
 from learner.data.tensors import counted, describe
 from learner.messages.layers import short
 from learner.state.protocol import FullLearner
@@ -136,10 +137,10 @@ def call_note(learn: FullLearner) -> str:
     given = counted(len(inputs), "positional argument", "positional arguments")
     if isinstance(inputs, Mapping):
         given = f"by keyword {', '.join(map(str, inputs))}"
-    return (
-        f"the model takes {inspect.signature(forward)} and received {given}, from the batch "
-        f"{describe(learn.batch)}: pass {split_hint(learn, forward)}."
-    )
+    received = f"the model takes {inspect.signature(forward)} and received {given}"
+    if isinstance(learn.batch, InputsOnly):  # from `predict`, which splits nothing
+        return f"{received}: pass its inputs in a tuple, or by keyword in a mapping."
+    return f"{received}, from the batch {describe(learn.batch)}: pass {split_hint(learn, forward)}."
 
 
 def split_hint(learn: FullLearner, forward: Any) -> str:

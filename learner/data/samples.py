@@ -50,8 +50,10 @@ class Sample:
         return shape[0] == own[0] or shape[-1] == own[-1]
 
 
-#: A `Sample` for each argument by position or keyword, "list" for a list with one entry per item, or None for
-#: another kind.
+OTHER = "other"
+
+#: A `Sample` for each argument by position or keyword, "list" for a list with one entry per item, `OTHER` for
+#: what is not a tensor, such as a batch of graphs, or None for a tensor without a dimension of the items.
 Samples = dict[Any, Any]
 
 
@@ -95,7 +97,9 @@ def sample_of(value: Any, n_items: int) -> Any:
     """What one item of an argument looks like."""
     if type(value) is list and len(value) == n_items:
         return "list"
-    if not isinstance(value, Tensor) or value.is_nested or value.layout is not torch.strided:
+    if not isinstance(value, Tensor):
+        return OTHER
+    if value.is_nested or value.layout is not torch.strided:
         return None
     if n_items not in value.shape[:2]:
         return None

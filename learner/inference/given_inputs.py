@@ -14,7 +14,7 @@ from torch import Tensor
 from callbacks.core.output import print_line
 from callbacks.place.device import is_leaf
 from learner.data.data import Data, InputsOnly
-from learner.data.samples import Sample, Samples
+from learner.data.samples import OTHER, Sample, Samples
 from learner.data.tensors import as_column, as_tensors, describe, is_array
 from learner.inference.one_item import training_samples
 from learner.state.protocol import FullLearner
@@ -91,13 +91,20 @@ def as_argument(item: Any, name: str, sample: Any) -> Any:
         return column if isinstance(column, Tensor) else column[:]
     if is_of_numbers(item) and (isinstance(item, (tuple, list)) or getattr(sample, "shape", None) == ()):
         return of_numbers(item, name, sample)
-    if name == "inputs" or isinstance(sample, Sample):
+    if (name == "inputs" or isinstance(sample, Sample)) and not (sample == OTHER and is_object(item)):
         where = "" if name == "inputs" else f" as {name}"
+        usual = "a tensor of shape (items, ...), a list of numbers, a tuple of tensors, or a mapping"
+        wanted = "the inputs of one batch as the model takes them in training" if sample == OTHER else usual
         raise TypeError(
-            f"predict got {describe(item)}{where}: pass a tensor of shape (items, ...), a list of numbers, a "
-            "tuple of tensors, or a mapping. For the batches of a loader call learn.get_preds(loader)."
+            f"predict got {describe(item)}{where}: pass {wanted}. For the batches of a loader call "
+            "learn.get_preds(loader)."
         )
     return item
+
+
+def is_object(item: Any) -> bool:
+    """Is it of a class such as a batch of graphs, not one of Python's containers or texts?"""
+    return item is not None and not isinstance(item, (tuple, list, str, bytes))
 
 
 def is_float_array(item: Any) -> bool:

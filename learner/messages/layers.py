@@ -41,13 +41,14 @@ def describe_layer(frames: list[FrameType], model: nn.Module) -> str | None:
         for name, value in arguments_of(frame).items()
     ]
     path = names[id(layer)]
-    title = f"{type(layer).__name__} at model.{path}" if path else f"the model, {type(layer).__name__}"
+    kind = type(layer).__name__
+    title = f"layer {kind} at model.{path}" if path else f"the model, {kind}"
     shown = [f"{name} of shape {tuple(value.shape)}" for name, value in given]
     width, expected = width_of(layer)
     wrong = [fix for name, value in given[:1] for fix in fixes(layer, name, value)]
     advice = wrong or [expected] * bool(expected)
     return (
-        f"in layer {title}{width}"
+        f"in {title}{width}"
         + (f", given {', '.join(shown)}" if shown else "")
         + (f": {'; '.join(advice)}" if advice else "")
     )

@@ -88,13 +88,13 @@ class Net(nn.Module):
         (
             Net(),
             (4, 3),
-            "Linear at model.body.2",
+            "layer Linear at model.body.2",
             "(in_features=4), given input of shape (4, 8): it takes (..., 4)",
         ),
         (
             Net(),
             (4, 5),
-            "Linear at model.body.0",
+            "layer Linear at model.body.0",
             "(in_features=3), given input of shape (4, 5): it takes (..., 3)",
         ),
         (
@@ -127,7 +127,7 @@ class Net(nn.Module):
 def test_a_wrong_width_names_the_layer_and_both_widths(model, shape, path, width):
     with pytest.raises((RuntimeError, ValueError)) as caught:
         learner_of(Data([(torch.ones(shape), torch.ones(4, 1))]), model=model).fit(1)
-    assert f"in layer {path} {width}" in notes(caught.value)
+    assert f"in {path} {width}" in notes(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_an_error_in_validate_and_predict_has_its_place_and_calls_no_cleanup_fit
     learn = make_learner(callbacks=[Clean()])
     with pytest.raises(RuntimeError) as caught:
         learn.predict(torch.ones(2, 7))
-    assert "in layer the model, Linear (in_features=1), given input of shape (2, 7)" in notes(caught.value)
+    assert "in the model, Linear (in_features=1), given input of shape (2, 7)" in notes(caught.value)
     with pytest.raises(RuntimeError):
         learn.validate([(torch.ones(2, 7), torch.ones(2, 1))])
     assert not cleaned

@@ -212,3 +212,29 @@ def test_a_packed_sequence_is_predicted():
     packed = pack_sequence([torch.rand(3, 3), torch.rand(2, 3)])
     learn = make(Reads(), Data([(packed, torch.rand(2, 1))]))
     assert learn.predict(packed).shape == (2, 1)
+
+
+class Points:
+    """A batch of an own class, as those of graphs are."""
+
+    def __init__(self, positions):
+        self.positions = positions
+
+    def __len__(self):
+        return len(self.positions)
+
+
+def test_a_batch_of_an_own_class_is_predicted_and_a_list_of_them_refused():
+    class OfPoints(nn.Linear):
+        def forward(self, points):
+            return super().forward(points.positions)
+
+    batches = [(Points(torch.rand(4, 2)), torch.rand(4, 1))]
+    learn = Learner(OfPoints(2, 1), Data(batches), F.mse_loss, torch.optim.SGD, defaults=())
+    points = Points(torch.rand(3, 2))
+    assert torch.equal(learn.predict(points), learn.model(points))
+    with pytest.raises(TypeError, match="a list of 2 .*: pass the inputs of one batch as the model takes"):
+        learn.predict([points, points])
+    with pytest.raises(TypeError) as caught:
+        learn.predict({"positions": points.positions})
+    assert "pass its inputs in a tuple, or by keyword in a mapping" in str(caught.value.__notes__)
