@@ -24,6 +24,7 @@ from callbacks.fast.refused_callbacks import (
     check_writers,
     meddlers,
 )
+from callbacks.place.layout import check_backend
 from callbacks.step.precision import MixedPrecision
 
 
@@ -92,7 +93,7 @@ class WholeStep(Callback):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        check_backend(backend)
+        check_backend("WholeStep", backend)
         check_count("WholeStep", "n_programs", n_programs, 1)
         if update is not None:
             warnings.warn(
@@ -222,15 +223,3 @@ class WholeStep(Callback):
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self._forget()
         self._programs.rest()
-
-
-def check_backend(backend: object) -> None:
-    """Refuse an invalid backend; for an unknown name, torch imports its compiler, which takes seconds."""
-    if callable(backend) or backend in ("inductor", "aot_eager", "eager"):
-        return
-    known = torch.compiler.list_backends(exclude_tags=())
-    if backend not in known:
-        raise ValueError(
-            f"WholeStep({backend!r}): there is no such backend. Choose one of {', '.join(known)}, or pass a "
-            "function of a graph module and its inputs."
-        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -85,13 +85,13 @@ class Compile(Callback):
     is marked.
 
     Args:
-        backend: as for `torch.compile`.
+        backend: as for `torch.compile`: a name, or a function of a graph module and its inputs.
         mode: as for `torch.compile`, for example `"reduce-overhead"`.
-        fullgraph: must the model be one graph? If it cannot be, it is not compiled at all.
+        fullgraph: require that the model is one graph; if it is not, it is not compiled at all.
         dynamic: expect shapes to change; None to detect it.
 
     Raises:
-        ValueError: at the start of the fit, the model is compiled already.
+        ValueError: the backend does not exist; or, at the start of the fit, the model is compiled already.
 
     Source: Ansel et al. 2024, doi:10.1145/3620665.3640366; `torch.nn.Module.compile`.
     """
@@ -100,7 +100,7 @@ class Compile(Callback):
 
     def __init__(
         self,
-        backend: str = "inductor",
+        backend: str | Callable[..., Any] = "inductor",
         *,
         mode: str | None = None,
         fullgraph: bool = False,
@@ -109,9 +109,7 @@ class Compile(Callback):
     ):
         super().__init__(name=name)
         self.backend, self.mode, self.fullgraph, self.dynamic = backend, mode, fullgraph, dynamic
-        if backend not in torch.compiler.list_backends(exclude_tags=()):
-            names = ", ".join(torch.compiler.list_backends(exclude_tags=()))
-            raise ValueError(f"Compile({backend!r}): this backend does not exist. Available: {names}.")
+        check_backend("Compile", backend)
         self._model: nn.Module | None = None
         self._graphs = GraphMemory()
 
@@ -160,6 +158,18 @@ class Compile(Callback):
         if self._model is not None:
             self._model._compiled_call_impl = None
         self._model = None
+
+
+def check_backend(owner: str, backend: object) -> None:
+    """Refuse an invalid backend; for an unknown name, torch imports its compiler, which takes seconds."""
+    if callable(backend) or backend in ("inductor", "aot_eager", "eager"):
+        return
+    known = torch.compiler.list_backends(exclude_tags=())
+    if backend not in known:
+        raise ValueError(
+            f"{owner}({backend!r}): this backend does not exist. Available: {', '.join(known)}. Or pass a "
+            "function of a graph module and its inputs."
+        )
 
 
 class GraphMemory:

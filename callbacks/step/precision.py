@@ -11,7 +11,7 @@ from torch import Tensor
 
 from callbacks.core.contract import Callback, CancelStep, Direction, LearnerProtocol, Order
 from callbacks.core.modules import trained_parameters
-from callbacks.core.settings import check_choice
+from callbacks.core.settings import check_choice, check_count, check_number
 from callbacks.core.warning import warn
 from callbacks.model.finite import bad_gradients
 from callbacks.optim.parameter_rules import parameters_of
@@ -44,16 +44,18 @@ class MixedPrecision(Callback):
     `"bf16"` never waits and needs no scale. The scale is saved, and is kept from fit to fit.
 
     A result of a training pass with `"fp16"` is `skipped_updates`, the number of skipped updates. Some are
-    normal at first, while the scale falls. A warning reports a fit without any update; `Checkpoint` keeps no
-    best file of it.
+    normal at first, while the scale falls. A fit without any update gives a warning, and `Checkpoint` keeps
+    no best file of it.
 
     Args:
         precision: `"bf16"`, or `"fp16"` for devices without it.
         init_scale: for `"fp16"`: the first scale, above 0.
-        growth_interval: for `"fp16"`: the scale doubles after so many updates without an overflow.
+        growth_interval: for `"fp16"`: the scale doubles after this many updates without an overflow.
 
     Raises:
-        ValueError: a setting is invalid; when the fit starts: a second one, or a device without bf16.
+        ValueError: a setting is invalid; or, when the fit starts, there is a second `MixedPrecision`, the
+            device has no bf16, or (with `"fp16"`) weights are float16 already, or another callback's `step`
+            computes gradients itself.
         FloatingPointError: in `before_step`, 32 updates in a row were skipped, so no scale helps.
 
     Source: Micikevicius et al. 2018, arXiv:1710.03740, sections 3.1 and 3.2; `torch.amp`.
@@ -73,11 +75,8 @@ class MixedPrecision(Callback):
     ):
         super().__init__(name=name)
         check_choice("MixedPrecision", "precision", precision, (*DTYPES,))
-        if not init_scale > 0 or growth_interval < 1:
-            raise ValueError(
-                f"MixedPrecision(init_scale={init_scale!r}, growth_interval={growth_interval!r}): both "
-                "must be numbers above 0."
-            )
+        check_number("MixedPrecision", "init_scale", init_scale, lambda scale: scale > 0, "a number above 0")
+        check_count("MixedPrecision", "growth_interval", growth_interval, least=1)
         self.precision, self.init_scale, self.growth_interval = precision, init_scale, growth_interval
         self.measures: Mapping[str, Direction | None] = (
             {"skipped_updates": None} if precision == "fp16" else {}
@@ -138,7 +137,7 @@ class MixedPrecision(Callback):
     def surround(self, learn: LearnerProtocol, operation: str) -> Iterator[None]:
         if operation == "backward":
             loss = learn.loss_grad
-            if self._scaler is None and self.scales_gradients:  # `precision` was changed in mid-fit
+            if self._scaler is None and self.scales_gradients:  # `precision` was changed during the fit
                 self._begin_scale(learn)
             if self._scaler is not None:
                 self._scale_again(learn)

@@ -85,7 +85,12 @@ def test_a_model_that_was_in_this_layout_stays_in_it():
     assert learn.model[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def run_graph(graph, inputs):
+    """A backend that is a function: it generates no code."""
+    return graph.forward
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", run_graph])
 def test_a_compiled_model_has_the_weights_of_a_loop_by_hand_with_the_same_bits(backend):
     learn, during = learner_of(Compile(backend)), []
 

@@ -243,7 +243,9 @@ def test_a_copy_is_independent():
     assert copy.deepcopy(callback).scaler == callback.scaler
 
 
-@pytest.mark.parametrize("options", [{"precision": "16"}, {"init_scale": 0}, {"growth_interval": 0}])
+@pytest.mark.parametrize(
+    "options", [{"precision": "16"}, {"init_scale": 0}, {"init_scale": "1"}, {"growth_interval": 2.5}]
+)
 def test_a_wrong_setting_is_refused(options):
     with pytest.raises(ValueError, match="MixedPrecision"):
         MixedPrecision(**options)
