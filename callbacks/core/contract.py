@@ -49,7 +49,7 @@ OPERATIONS = ("place", "forward", "compute_loss", "backward", "step", "zero_grad
 
 
 class Order(IntEnum):
-    """The phase of a callback. Events call callbacks phase by phase, each in the order they were passed."""
+    """The phase of a callback. An event runs phase by phase, and each phase in the order given."""
 
     PREPARE = 1  #: set up: move to the device, wrap the model
     TRANSFORM = 2  #: change the batch
@@ -65,7 +65,7 @@ class LearnerWarning(UserWarning):
 
 
 class Cancel(Exception):
-    """Base of the exceptions that end a part of the loop; raise one of the six below."""
+    """Base of the exceptions that end a part of the loop; raise one of the six subclasses."""
 
     raised_by: tuple[Callback, str] | None = None  #: the callback and its hook, set by the loop
 
@@ -133,10 +133,10 @@ class Callback:
             because a subclass may do more: each class declares it for itself.
         shows_progress: does it display the progress of the fit? Others print messages only if one does.
         matches_loop: do the operations that it overrides compute what those of the loop compute?
-        distributed: does it synchronize several processes? Without such a callback, they raise an error.
-        decides_alike: do its hooks cancel at the same batch in all processes? If not, a cancel waits for all.
-        silences: does it turn off the callbacks of the phase `REPORT` here, as in all but the first process?
-        on_every_rank: is it called in all processes although its phase is `REPORT`? By default, in the first.
+        distributed: does it synchronize several processes? They raise an error if no callback does.
+        decides_alike: do its hooks cancel at the same batch in all processes? If not, all agree first.
+        silences: does it turn off `REPORT` callbacks in this process, as in all processes but the first?
+        on_every_rank: does it run in all processes although its phase is `REPORT`? By default only the first.
         differs_by_rank: does its state differ between processes? It then needs `joined_state`, `clear_state`.
     """
 

@@ -48,7 +48,7 @@ class Every:
         self._last: float | None = None  # intervals passed at the last call; for times, when it was last due
 
     def start(self, learn: LearnerProtocol) -> None:
-        """Begin to count from here; call it in `before_fit`."""
+        """Start counting from here; call it in `before_fit`."""
         self._last = learn.ranks.seconds() if self.unit in SECONDS else self._passed(learn)
 
     def after_batch(self, learn: LearnerProtocol) -> bool:

@@ -57,10 +57,10 @@ class Callbacks:
         self.overrides = overrides_of(self._callbacks)
 
     def without(self, *callbacks: Callback) -> Callbacks:
-        """The others; quick, as their hooks are known.
+        """All callbacks except these; quick, because their hooks are known.
 
         Raises:
-            ValueError: one of them needs one that would be removed.
+            ValueError: a callback that stays needs one that would be removed.
         """
         gone = set(map(id, callbacks))  # not ==, which a callback may define
         left = Callbacks.__new__(Callbacks)
@@ -90,7 +90,7 @@ class Callbacks:
 
     @property
     def doers(self) -> dict[str, Callback]:  # vocabulary: quoted
-        """The former name of `overrides`."""
+        """Deprecated: the former name of `overrides`."""
         warnings.warn(
             "Callbacks.doers is called overrides now: write learn.callbacks.overrides.",  # vocabulary: quoted
             DeprecationWarning,

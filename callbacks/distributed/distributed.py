@@ -31,7 +31,7 @@ from callbacks.step.accumulation import parameters_of, scaled
 
 
 class Distributed(Callback):
-    """Train in several processes, which `torchrun` has started, with PyTorch's own engine.
+    """Train in several processes that `torchrun` has started, with PyTorch's DDP or FSDP.
 
     Every process runs the same script or recipe, and holds the whole model. The ranks share each batch: with
     `batch="global"`, each of 4 ranks takes 16 items of a batch of 64. The ranks' gradients are averaged,
@@ -120,7 +120,7 @@ class Distributed(Callback):
         return not is_first_process()
 
     def meet(self) -> Ranks:
-        """The processes that are to train together; they join their group, if they have not."""
+        """Join the process group, if that has not happened yet; return its processes."""
         return Members(sharded=self.sharded) if join(self.backend, self.timeout) else ALONE
 
     def before_fit(self, learn: LearnerProtocol) -> None:

@@ -16,7 +16,7 @@ from callbacks.fast.lean_optimizer import MISSING, LeanUpdate, zero_grad
 
 
 class LeanStep(Callback):
-    """Run `backward`, `step` and `zero_grad` without what PyTorch wraps around its own code.
+    """Run `backward`, `step` and `zero_grad` without the code that PyTorch wraps around its kernels.
 
     The optimizer is the learner's own, and its settings, state and state dict stay the same. So schedules,
     checkpoints, resuming and everything else that reads the optimizer work as before, and a fit ends with the
@@ -57,7 +57,7 @@ class LeanStep(Callback):
 
     @property
     def fallback(self) -> str | None:
-        """Why the optimizer's ordinary step is taken, in this fit or the last; None where it is not."""
+        """Why the optimizer's ordinary step is taken, in this fit or the last; None if it is not."""
         return self._reason
 
     def before_fit(self, learn: LearnerProtocol) -> None:

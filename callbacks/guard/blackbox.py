@@ -14,10 +14,10 @@ FILE = "blackbox.pt"
 
 
 class BlackBox(Callback):
-    """Write the step that raised an error to a file, to run it again with `learner replay`.
+    """Save the step that raised an error to a file, so that `learner replay` can run it again.
 
-    The file has the batch, weights, buffers, the state of callbacks and optimizer, the random states at the
-    start of the step, the clock and the error. It is written for an error between `before_batch` and
+    The file contains the batch, weights, buffers, the state of callbacks and optimizer, the random states at
+    the start of the step, the counters and the error. It is written for an error between `before_batch` and
     `after_batch` of training, including a bad loss found by `StopOnNaN`, and replaces the previous file. The
     error propagates unchanged, with a note that shows where the file is, or why there is none.
 
@@ -26,6 +26,9 @@ class BlackBox(Callback):
 
     Args:
         folder: where to write `blackbox.pt`. It is created when there is something to write.
+
+    Raises:
+        TypeError: `folder` is not the name of a folder.
     """
 
     only_observes = acts_outside = True

@@ -45,7 +45,8 @@ class StopOnNaN(Callback):
         FloatingPointError: in `before_backward`, `after_train`, `after_epoch` or `after_fit`, with the batch,
             the learning rate and the last good loss; if each step is checked, it also names the input,
             target, weight or layer that went bad first.
-        ValueError: `skip` with a `wait_every` above 1 on a device; skipping needs a check of each batch.
+        ValueError: a setting is invalid; or `skip` is used with a `wait_every` above 1 on a device, since
+            skipping needs a check of each batch.
     """
 
     only_observes = True  # it ends the fit, and changes no weight
@@ -179,6 +180,7 @@ class StopOnNaNGradient(Callback):
     Raises:
         FloatingPointError: in `before_step`, `after_train`, `after_epoch` or `after_fit`, with the batch and
             the first bad parameters.
+        ValueError: `wait_every` is not a whole number of 1 or more.
     """
 
     order = Order.MEASURE  # after callbacks that change the gradient

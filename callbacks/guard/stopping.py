@@ -43,8 +43,8 @@ class EarlyStopping(Callback):
         wait: epochs since then.
 
     Raises:
-        ValueError: a setting is not valid; or, before the first epoch, no result has that name, or its
-            direction is unknown.
+        TypeError, ValueError: a setting is invalid; or, before the first epoch, no result has that name, or
+            its direction is unknown.
     """
 
     order = Order.DECIDE

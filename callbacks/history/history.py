@@ -27,7 +27,7 @@ N_SEARCHED = 100_000  # rows that are searched for the best number at most; this
 
 
 class History:
-    """Everything that was measured, as data; it continues from fit to fit.
+    """Everything that a learner has recorded, over all of its fits.
 
     `history[-1]["valid_loss"]` is a number of the last epoch, `history["valid_loss"]` a whole column, and
     `history.steps["train_loss"]` the loss of each training step as an array of floats. `len(history)` is the
@@ -115,7 +115,6 @@ class History:
                 `EarlyStopping`; required for other names.
 
         Raises:
-            KeyError: no column has that name.
             KeyError: no column has that name.
             ValueError: the direction is not known, or no row has a number there.
         """

@@ -50,7 +50,7 @@ class ActivationStats(Callback):
         histograms: shares of the items, shape (steps, layers, bins). NaN items are in no bin.
 
     Raises:
-        ValueError: a setting is invalid; or, before the first batch, the model has no such layer.
+        TypeError, ValueError: a setting is invalid; or, before the first batch, the model has no such layer.
 
     Source: fastai, `callback.hook.ActivationStats` and its `color_dim`.
     """

@@ -24,7 +24,7 @@ class GradientFlow(ParameterRecorder):
     vanish on their way back; if they grow from step to step, they explode.
 
     Args:
-        parameters: names as in `model.named_parameters()`, with `*` for any letters; by default all.
+        parameters: names as in `model.named_parameters()`, with `*` for any characters; by default all.
         every: which steps are recorded, as in `"10 steps"`.
 
     Attributes:
@@ -34,7 +34,8 @@ class GradientFlow(ParameterRecorder):
         means, maxima: mean and largest absolute value, of the same shape.
 
     Raises:
-        ValueError: a setting is invalid; or, before the first batch, the model has no such parameter.
+        TypeError, ValueError: a setting is invalid; or, before the first batch, the model has no such
+            parameter.
     """
 
     only_observes = True

@@ -51,7 +51,9 @@ class PlotSnapshots(Callback):
         figure: the picture of the last fit, a `matplotlib.figure.Figure`; None before the first panel.
 
     Raises:
-        ValueError: at the first training batch, before its update: `draw` is needed and missing.
+        ImportError: matplotlib is missing.
+        TypeError, ValueError: a setting is invalid; or, at the first training batch, before its update,
+            `draw` is needed and missing.
     """
 
     only_observes = True

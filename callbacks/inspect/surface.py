@@ -35,7 +35,7 @@ class LossSurface(ParameterRecorder):
     record few points, with `every`, or only some parameters.
 
     Args:
-        parameters: names as in `model.named_parameters()`, with `*` for any letters; by default all that
+        parameters: names as in `model.named_parameters()`, with `*` for any characters; by default all that
             require a gradient when the fit starts.
         every: which steps are recorded, as in `"10 steps"`.
 
@@ -45,7 +45,8 @@ class LossSurface(ParameterRecorder):
         path: shape (points, items of all these parameters).
 
     Raises:
-        ValueError: a setting is invalid; or, before the first batch, the model has no such parameter.
+        TypeError, ValueError: a setting is invalid; or, before the first batch, the model has no such
+            parameter.
 
     Source: Li et al. 2018, "Visualizing the Loss Landscape of Neural Nets", arXiv:1712.09913: section 4 for
         random directions, section 7.2 for principal ones.

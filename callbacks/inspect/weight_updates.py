@@ -27,8 +27,8 @@ class WeightUpdates(ParameterRecorder):
     a recorded step, a copy of the weights is kept. Nothing is read from the device before the pass ends.
 
     Args:
-        parameters: names as in `model.named_parameters()`, with `*` for any letters; by default all of two or
-            more dimensions (no biases and norms), or all if there is no such parameter.
+        parameters: names as in `model.named_parameters()`, with `*` for any characters; by default all of two
+            or more dimensions (no biases and norms), or all if there is no such parameter.
         every: which steps are recorded, as in `"10 steps"`.
 
     Attributes:
@@ -38,7 +38,8 @@ class WeightUpdates(ParameterRecorder):
             weight did not move, inf if all its items were equal, NaN if it has a single item.
 
     Raises:
-        ValueError: a setting is invalid; or, before the first batch, the model has no such parameter.
+        TypeError, ValueError: a setting is invalid; or, before the first batch, the model has no such
+            parameter.
 
     Source: Karpathy, "Neural Networks: Zero to Hero", makemore part 3, 2022.
     """

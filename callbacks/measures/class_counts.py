@@ -86,22 +86,22 @@ class ClassCounts(OfClasses):
 
 
 class Precision(ClassCounts):
-    """Share of the answers that are right: how many items that were assigned to a class belong to it.
+    """Precision: of the items that are predicted to be of a class, the share that is of this class.
 
     Preds are scores of shape (items, classes, ...) for class numbers of shape (items, ...). With "binary"
     preds can also have the shape of the targets, which are 0 and 1: logits, where above 0 means yes, or the
-    whole numbers 0 and 1. With several labels per item, all answers are counted together. Among the metrics
-    of a learner, preds are probabilities if the loss takes those, as `binary_cross_entropy` does, and with
+    whole numbers 0 and 1. With several labels per item, all predictions are counted together. As a metric of
+    a learner, it takes preds as probabilities if the loss does, as `binary_cross_entropy`, and with
     `cross_entropy` targets may be probabilities of classes.
+
+    As in scikit-learn, the value is 0 if the denominator is 0: the precision of a class that is never
+    predicted, the recall of a class that is never a target, and the F1 of both. NaN if no target counts.
 
     Args:
         average: "binary" is the value of class 1 of two; "macro" is the plain mean over the classes, without
-            those that occur neither in the targets nor in the answers; "micro" counts all classes together,
-            which is `accuracy`; None returns a list with a number for each class.
+            those that occur neither in the targets nor in the predictions; "micro" counts all classes
+            together, which is `accuracy`; None returns a list with a number for each class.
         ignore_index: targets with this number do not count, and neither do those that the loss ignores.
-
-    As in scikit-learn, the value is 0 if the denominator is 0: the precision of a class that is never
-    answered, the recall of a class that is never a target, and the F1 of both. NaN if no target counts.
 
     Raises:
         ValueError: the average is unknown, shapes do not fit it, or (when the pass ends) targets are outside
@@ -114,7 +114,7 @@ class Precision(ClassCounts):
 
 
 class Recall(ClassCounts):
-    """Share of the targets that are found: how many items of a class were assigned to it.
+    """Recall: of the items of a class, the share that is predicted to be of this class.
 
     Averages, shapes, absent classes and errors are those of `Precision`.
     """
@@ -125,7 +125,7 @@ class Recall(ClassCounts):
 
 
 class F1(ClassCounts):
-    """Harmonic mean of precision and recall: 2 right answers / (answers + targets).
+    """F1: the harmonic mean of precision and recall.
 
     "macro" is the mean of the classes' own F1. Averages, shapes, absent classes and errors are those of
     `Precision`.

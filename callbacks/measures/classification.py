@@ -17,9 +17,9 @@ from callbacks.measures.sums import Sums
 def accuracy(preds: Tensor, targets: Tensor) -> Tensor:
     """Share of items that are classified correctly.
 
-    Among the metrics of a learner, it reads predictions and targets as a loss of torch does: with
-    `binary_cross_entropy`, above 0.5 means yes; with `cross_entropy`, targets may be probabilities,
-    and those that the loss ignores do not count. With a loss of your own, targets below 0 do not count.
+    As a metric of a learner, it reads predictions and targets as the loss does: with `binary_cross_entropy`,
+    above 0.5 means yes; with `cross_entropy`, targets may be probabilities, and those that the loss ignores
+    do not count. With a loss of your own, targets below 0 do not count.
 
     Args:
         preds: scores of shape (items, classes, ...) for class numbers as targets. Or, in the shape of
@@ -29,7 +29,7 @@ def accuracy(preds: Tensor, targets: Tensor) -> Tensor:
             is 0, as with -1 and 1, the signs are compared; beside 0, those below 0 do not count.
 
     Raises:
-        ValueError: the shapes fit neither.
+        ValueError: the shapes match neither form.
     """
     right = right_answers(preds, targets).float()
     if not are_scores_of_yes(preds, targets):
@@ -139,7 +139,7 @@ class TopKAccuracy(ClassMean):
     """Share of items whose class is among the `k` with the highest scores; `top_5_accuracy` for `k=5`.
 
     Among equal scores the lower class number comes first, so `TopKAccuracy(1)` is `accuracy`. A score of
-    NaN is never among the highest for its own class. NaN where no item counts.
+    NaN is never among the highest for its own class. NaN if no item counts.
 
     Args:
         k: how many of the best classes count, from 1 up to one less than the number of classes.

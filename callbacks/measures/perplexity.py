@@ -15,7 +15,7 @@ from callbacks.measures.scores import widest
 
 
 class Perplexity(ClassMean):
-    """exp of the mean cross-entropy of all targets that count; 1 is certainty, `n` a guess among `n` classes.
+    """exp of the mean cross-entropy of all targets that count; guessing among `n` classes gives `n`.
 
     NaN if no target counts.
 

@@ -15,11 +15,11 @@ from callbacks.measures.sums import Sums
 
 
 class AUROC(Sums):
-    """Area under the ROC curve of yes or no: how often an item of 1 has a higher score than one of 0.
+    """Area under the ROC curve: how often an item of class 1 has a higher score than one of class 0.
 
-    Exact, even with ties, which count half. It keeps all scores of a pass, about 5 bytes per item. Preds are
-    any scores of the targets' own shape, as logits or probabilities, or (items, 2) for both classes, whose
-    difference counts; targets are 0 and 1. NaN if either is absent, or a score is NaN.
+    Exact, even with ties, which count half. It keeps all scores of a pass, about 5 bytes per item. Targets
+    are 0 and 1. Preds are scores of the same shape, such as logits or probabilities, or of shape (items, 2)
+    for both classes, whose difference is the score. NaN if a class is absent, or a score is NaN.
 
     Raises:
         ValueError: shapes do not fit, or (when the pass ends) targets are not 0 or 1.

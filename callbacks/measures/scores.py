@@ -45,9 +45,10 @@ class SquaredErrors(Sums):
 
 
 class MSE(SquaredErrors):
-    """Mean of the squared errors over all items and outputs; preds and targets of one shape.
+    """Mean of the squared errors over all items and outputs; NaN if there was no item.
 
-    NaN if there was no item, as for the other metrics here.
+    Raises:
+        ValueError: preds and targets have different shapes.
     """
 
     def compute(self) -> Any:
@@ -55,7 +56,13 @@ class MSE(SquaredErrors):
 
 
 class RMSE(MSE):
-    """Root of the mean of the squared errors over all items; not the mean of the batches' roots."""
+    """Root of the mean of the squared errors over all items and outputs; NaN if there was no item.
+
+    It differs from the mean of the RMSEs of the batches.
+
+    Raises:
+        ValueError: preds and targets have different shapes.
+    """
 
     def compute(self) -> Any:
         return super().compute().sqrt()
@@ -67,7 +74,8 @@ class R2(SquaredErrors):
     For constant targets it is 1 if all predictions are exact, otherwise 0, as in scikit-learn.
 
     Raises:
-        ValueError: fewer than two items were seen.
+        ValueError: preds and targets have different shapes, or (when the pass ends) there were fewer than two
+            items.
     """
 
     higher_is_better = True
@@ -80,7 +88,11 @@ class R2(SquaredErrors):
 
 
 class MAE(Sums):
-    """Mean of the absolute errors over all items and outputs; preds and targets of one shape."""
+    """Mean of the absolute errors over all items and outputs; NaN if there was no item.
+
+    Raises:
+        ValueError: preds and targets have different shapes.
+    """
 
     higher_is_better = False
     added = ("total", "count")
@@ -142,7 +154,10 @@ class ExplainedVariance(JointSpread):
 
     It equals `R2` if the mean of the errors is 0; an error that is equal for all items does not count. For
     constant targets it is 1 if the errors are constant too, otherwise 0, as in scikit-learn. NaN for fewer
-    than two items. Both have the same shape (items, ...).
+    than two items. Preds and targets have the same shape (items, ...).
+
+    Raises:
+        ValueError: preds and targets have different shapes.
     """
 
     def update(self, preds: Tensor, targets: Tensor) -> None:
@@ -159,7 +174,10 @@ class ExplainedVariance(JointSpread):
 class PearsonCorr(JointSpread):
     """Pearson's correlation of preds and targets, in [-1, 1]; for several outputs the plain mean.
 
-    NaN if preds or targets are constant, or for fewer than two items. Both have the same shape (items, ...).
+    NaN if preds or targets are constant, or for fewer than two items. Both have the shape (items, ...).
+
+    Raises:
+        ValueError: preds and targets have different shapes.
     """
 
     def update(self, preds: Tensor, targets: Tensor) -> None:

@@ -14,7 +14,7 @@ COMPILED = "_orig_mod."  # what torch.compile puts into names
 def find_layers(model: nn.Module, wanted: Sequence[str] | None, owner: str) -> dict[str, nn.Module]:
     """Modules by name, in the order in which the model has them; of the model itself it is `model`.
 
-    `wanted` are names as in `model.named_modules()`, with `*` for any letters, or names of classes, as
+    `wanted` are names as in `model.named_modules()`, with `*` for any characters, or names of classes, as
     `ReLU`; None for all that have parameters and no modules within. `owner` asks, for the message.
     """
     named = {name.replace(COMPILED, "") or "model": module for name, module in model.named_modules()}
@@ -48,8 +48,8 @@ def is_meant(name: str, module: nn.Module, pattern: str) -> bool:
 def find_parameters(model: nn.Module, wanted: Sequence[str] | None, owner: str) -> dict[str, nn.Parameter]:
     """Parameters by name, in the order in which the model has them.
 
-    `wanted` are names as in `model.named_parameters()`, with `*` for any letters; None for all. `owner` asks,
-    for the message.
+    `wanted` are names as in `model.named_parameters()`, with `*` for any characters; None for all. `owner`
+    asks, for the message.
     """
     named = {name.replace(COMPILED, ""): each for name, each in model.named_parameters()}
     if wanted is None:

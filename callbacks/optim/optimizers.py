@@ -24,7 +24,7 @@ SET_BY_TORCH = ("step", "_opt_called", "_zero_grad_profile_name")  # by its sche
 
 
 class Optimizers(torch.optim.Optimizer):
-    """Several optimizers as one: over one model or several, ready, or made by rules.
+    """Combine several optimizers, or factories of optimizers, into one.
 
         Optimizers((partial(Muon, lr=0.02), lambda name, p: p.ndim == 2), partial(AdamW, lr=1e-3))
         Optimizers(Adam(generator.parameters()), SGD(critic.parameters(), lr=0.1))
@@ -142,7 +142,7 @@ class Optimizers(torch.optim.Optimizer):
         """Give the parameters of a group to the members whose rules match them.
 
         Args:
-            param_group: as of torch's; pairs of name and parameter where rules go by names.
+            param_group: as for torch's method, with pairs `(name, parameter)` if the rules use names.
 
         Raises:
             ValueError: no rule, or more than one, matches a parameter: call `members[...].add_param_group`.
@@ -156,11 +156,11 @@ class Optimizers(torch.optim.Optimizer):
                     self._made[position].add_param_group(group)
 
     def train(self) -> None:
-        """Put members that have a mode, as schedule-free ones, into training mode."""
+        """Switch the members that have modes, such as schedule-free optimizers, to training mode."""
         set_mode(self, training=True)
 
     def eval(self) -> None:
-        """Put members that have a mode, as schedule-free ones, into evaluation mode."""
+        """Switch the members that have modes, such as schedule-free optimizers, to evaluation mode."""
         set_mode(self, training=False)
 
     def state_dict(self) -> dict[str, Any]:

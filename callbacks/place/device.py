@@ -44,6 +44,7 @@ class DevicePlacement(Callback):
             devices have no such stream.
 
     Raises:
+        TypeError: `prefetch` is not True or False.
         ValueError: this machine does not have the device; with `prefetch`, a `DataLoader` with
             `pin_memory=True` overwrites the memory of one batch with another.
     """

@@ -15,18 +15,20 @@ from callbacks.record.recorder import Recorder
 
 
 class CSVLogger(Callback):
-    """Write a line of comma-separated values at the end of each epoch: its number, its results, its seconds.
+    """Write a line of comma-separated values at the end of each epoch: its number, results and seconds.
 
-    A line is on disk before the next epoch starts. Numbers keep all their digits. A result that appears later
-    than the first epoch gets a new column; the file is then rewritten, and nothing is lost. Epochs are
+    Each line is on disk before the next epoch starts. Numbers keep all their digits. If a result first
+    appears after the first epoch, the file is rewritten with a new column, and nothing is lost. Epochs are
     numbered as in the history, from 0 over all fits. A second fit continues the file of the first. If a line
-    cannot be written, as on a full disk, there is one warning, and training continues without the file.
+    cannot be written, for example because the disk is full, there is one warning, and training continues
+    without the file.
 
     Args:
         path: the file, such as `"runs/log.csv"`; folders are created.
         append: add lines to an existing file. By default an existing file is an error.
 
     Raises:
+        TypeError: `path` is not the name of a file.
         FileExistsError: before the first epoch, the file exists and `append` is not set.
         ValueError: before the first epoch, the file to append to has no header with `epoch` in it.
         OSError: before the first epoch, the file cannot be written.

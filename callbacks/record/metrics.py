@@ -44,7 +44,7 @@ class Metrics(Callback):
 
     Raises:
         TypeError: something is not a metric.
-        ValueError: two metrics have one name, or `weight` is not a function.
+        ValueError: two metrics have the same name, or `weight` is not a function.
     """
 
     order = Order.MEASURE

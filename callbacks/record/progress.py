@@ -47,6 +47,9 @@ class Progress(Callback):
     Args:
         plot: draw the curves of `learn.history.plot()` below the table while the fit runs, at most once per
             second; only in a notebook.
+
+    Raises:
+        ImportError: with `plot`, matplotlib is missing.
     """
 
     order = Order.REPORT
@@ -221,6 +224,9 @@ class LogRMSE(Callback):
     Args:
         every: the interval, such as `"1 step"`, `"2 epochs"` or `"10 seconds"`. Each line waits for the
             device, so choose an interval of many steps if speed matters.
+
+    Raises:
+        ValueError: `every` is not an interval.
     """
 
     order = Order.REPORT

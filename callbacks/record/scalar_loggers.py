@@ -141,6 +141,7 @@ class JSONLines(NumberLogger):
         append: add lines to an existing file. By default an existing file is an error.
 
     Raises:
+        TypeError, ValueError: `path` is not the name of a file, or `every` is not an interval.
         FileExistsError: before the first epoch, the file exists and `append` is not set.
         OSError: before the first epoch, the file cannot be written.
     """
@@ -193,6 +194,7 @@ class TensorBoard(NumberLogger):
 
     Raises:
         ImportError: the package `tensorboard` is missing.
+        TypeError, ValueError: `folder` is not the name of a folder, or `every` is not an interval.
     """
 
     def __init__(self, folder: str | Path, every: str | Every = "1 epoch", *, name: str | None = None):

@@ -11,17 +11,18 @@ from callbacks.core.warning import warn
 
 
 class Best:
-    """The best value that one result has had, for callbacks that compare epochs: each holds one.
+    """Keep the best value of one result, for callbacks that compare epochs.
 
     Args:
         monitor: the result's name, such as `"valid_loss"`.
         owner: the class of the callback, for messages.
-        mode: the direction in which it is better; by default the one that the loss or metric declares.
-        min_delta: a value is better only by more than this, in the result's own unit, at least 0.
+        mode: `"min"` or `"max"`; by default the direction that the loss or metric declares.
+        min_delta: a value counts as better only if the difference is larger than this, in the unit of the
+            result; at least 0.
 
     Attributes:
         value: the best value; None before there is one. NaN and infinity are never better.
-        epoch: when that was, from 0 in each fit; None before.
+        epoch: the epoch of the best value, from 0 in each fit; None before there is one.
 
     Raises:
         ValueError, TypeError: a setting cannot be used.
@@ -47,7 +48,7 @@ class Best:
         self.epoch: int | None = None
 
     def begin(self, learn: LearnerProtocol) -> None:
-        """Check that the result will be measured, and forget what was best; call it in `before_fit`.
+        """Check that the result will be measured, and reset the best value; call it in `before_fit`.
 
         Raises:
             ValueError: no result has that name, or the better direction is not known.
@@ -76,7 +77,7 @@ class Best:
             ValueError: the result is not a number, or it has turned out that no epoch will have it.
 
         Warns:
-            LearnerWarning: in the last epoch, none has had a finite number.
+            LearnerWarning: the last epoch ends, and the result was not a finite number in any epoch.
         """
         if self.monitor not in learn.results:
             check_measured(self.monitor, learn, self.owner)  # a loss may turn out not to be there

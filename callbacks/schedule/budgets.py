@@ -106,7 +106,7 @@ def budget_ends(learn: LearnerProtocol, begun: dict[str, int] | None = None) -> 
 
 
 class ShortEpoch(Callback):
-    """End each pass of a fit after its first batches, to try a composition quickly.
+    """End each pass of a fit after its first batches, to try a training quickly.
 
     `learn.n_batches` is the shorter length. The batch after the last one is fetched and discarded.
     `validate` and `predict` outside a fit use all their data.
@@ -206,8 +206,8 @@ class OverfitBatch(Callback):
 
     An epoch has its usual number of steps, and validation uses the validation data. If the loss does not
     reach its smallest value, something is wrong with the model, the loss, the targets, or the rate. Callbacks
-    of `TRANSFORM` draw new random numbers each time. The first batch of each fit is used, and is held on its
-    device twice.
+    of `TRANSFORM` draw new random numbers each time. The first batch of each fit is used. Two copies of it
+    are kept on its device.
 
     Attributes:
         first: inputs and targets of that batch; None outside a fit.

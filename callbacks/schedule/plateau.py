@@ -36,8 +36,8 @@ class ReduceLROnPlateau(Callback):
         n_reduced: how often the rate was reduced in this fit.
 
     Raises:
-        ValueError: a setting is invalid; when a fit starts: no result has the monitor's name, or another
-            callback changes the rate too.
+        TypeError, ValueError: a setting is invalid; when a fit starts: no result has the monitor's name, or
+            another callback changes the rate too.
     """
 
     order = Order.DECIDE

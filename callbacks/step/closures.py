@@ -67,7 +67,7 @@ class ComputesAgain(Callback):
 
 
 class SAM(ComputesAgain):
-    """Implement the operation `step`: step with the gradient at the worst weights nearby (sharpness-aware).
+    """Sharpness-aware minimization: update with the gradient at the worst weights nearby; overrides `step`.
 
     The weights w move along the gradient g to `w + rho * g / |g|`, where the gradients of the same batch are
     computed. Then the weights are restored bit for bit, and the optimizer steps with those gradients. A step
@@ -82,7 +82,8 @@ class SAM(ComputesAgain):
             `rho * w**2 * g / |w * g|`.
 
     Raises:
-        ValueError: `rho` is not a number above 0; when the fit starts: beside a gradient scaler.
+        ValueError: `rho` is not a number above 0; or, when the fit starts, there is a gradient scaler or a
+            `GradientAccumulation`.
 
     Source: Foret et al. 2021, arXiv:2010.01412, equation 2 and algorithm 1; adaptive: Kwon et al. 2021,
     arXiv:2102.11600, equation 6.
@@ -133,7 +134,7 @@ class ClosureStep(ComputesAgain):
     LBFGS reads the loss at each call, so it waits for the device. Use it with all data as one batch.
 
     Raises:
-        ValueError: when the fit starts: beside a gradient scaler.
+        ValueError: when the fit starts, there is a gradient scaler or a `GradientAccumulation`.
     """
 
     def step(self, learn: LearnerProtocol) -> None:

@@ -103,7 +103,7 @@ class EMA(Callback):
     def before_batch(self, learn: LearnerProtocol) -> None:
         if not learn.training:
             return
-        if self.weights is not None:  # an error has ended a validation in mid-epoch
+        if self.weights is not None:  # an error has ended a validation within an epoch
             self._take_out(learn)
         self._follow(learn)
 

@@ -17,9 +17,10 @@ class MixUp(Mixer):
 
     The loss is `lam * loss(preds, y) + (1 - lam) * loss(preds, y_other)`, for any loss function that is a
     mean over the batch; for cross-entropy that is the loss against the mixed labels. One `lam` per batch is
-    drawn from a Beta distribution, and replaced by `1 - lam` if that is larger, so each picture stays mostly
-    itself: training metrics compare with `learn.targets`, the item's own. The other item is found at a
-    distance in the batch that is drawn for each batch. A batch of one item is not mixed.
+    drawn from a Beta distribution, and replaced by `1 - lam` if that is larger, so each item stays mostly
+    itself: training metrics compare predictions with `learn.targets`, its own targets. The other item is the
+    one some places further in the batch; the number of places is drawn for each batch. A batch of one item is
+    not mixed.
 
     Args:
         alpha: both parameters of the Beta distribution, above 0: the larger, the more is mixed; 0.2 to 0.4
@@ -55,11 +56,11 @@ class CutMix(Mixer):
     """Paste a box of another picture into each picture of a training batch, and mix the loss by area.
 
     The loss is `lam * loss(preds, y) + (1 - lam) * loss(preds, y_other)`, for any loss function that is a
-    mean over the batch; `lam` is the share of the picture that stays. One box per batch is drawn: its area `1
-    - lam` from a Beta distribution, its centre anywhere. The part outside the picture is cut off, and `lam`
-    is computed from the area that is pasted. Training metrics compare with `learn.targets`, the picture's
-    own, even if the box is the larger part. The other picture is found at a distance in the batch that is
-    drawn for each batch. A batch of one item is not mixed.
+    mean over the batch; `lam` is the share of the picture that stays. One box is drawn per batch: its area
+    `1 - lam` from a Beta distribution, its centre anywhere. The part outside the picture is cut off, and
+    `lam` is computed from the area that is pasted. Training metrics compare predictions with `learn.targets`,
+    the picture's own targets, even if the box is the larger part. The other picture is the one some places
+    further in the batch; the number of places is drawn for each batch. A batch of one item is not mixed.
 
     Args:
         alpha: both parameters of the Beta distribution, above 0; with 1 all areas are equally likely.
@@ -99,8 +100,8 @@ class LabelMix(Mixer):
 
     The loss is `(1 - amount) * loss(preds, y) + amount * loss(preds, y_other)`; inputs stay as they are. On
     average over batches, cross-entropy is then the loss against labels smoothed towards the frequencies of
-    the classes, without knowing how many classes there are. The other item is found at a distance in the
-    batch that is drawn for each batch. A batch of one item is not mixed.
+    the classes, without knowing how many classes there are. The other item is the one some places further in
+    the batch; the number of places is drawn for each batch. A batch of one item is not mixed.
 
     Args:
         amount: weight of the other target, in (0, 1).

@@ -78,7 +78,7 @@ def is_frozen(layer: nn.Module) -> bool:
 
 
 class MCDropout(Callback):
-    """Predict several times with dropout on: the mean of the predictions, and their spread.
+    """Predict several times with dropout on, and return the mean of the predictions and their spread.
 
         mean, spread = MCDropout(50).predict(learn, inputs)
 

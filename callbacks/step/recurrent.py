@@ -19,7 +19,7 @@ class RNNReset(Callback):
     """Call the model's `reset()` at the start of each training and validation pass.
 
     This is for models that keep their hidden state from batch to batch, detached from the graph. If the model
-    has no such method, it is called on all submodules that have one. After a validation in mid-epoch the
+    has no such method, it is called on all submodules that have one. After a validation within an epoch the
     training pass continues with its own hidden state. Hidden state in buffers and in plain attributes is part
     of snapshots and checkpoints. `learn.predict` resets nothing.
 
@@ -94,8 +94,9 @@ def hidden_of(modules: Iterable[nn.Module]) -> Hidden:
 
 
 class RNNRegularizer(Callback):
-    """Add AR and TAR to the loss: keep a recurrent layer's activations small, and slowly changing.
+    """Keep the activations of a recurrent layer small and slowly changing, by adding AR and TAR to the loss.
 
+    AR is activation regularization, TAR is temporal activation regularization. The sum is
     `alpha * mean(h_dropped ** 2) + beta * mean((h[t + 1] - h[t]) ** 2)`, where `h` is the layer's output over
     time. It is added to `learn.loss_grad` in training; the reported loss does not include it.
 

@@ -13,7 +13,7 @@ MAX_SEED = 2**32 - 1  # the largest seed that NumPy accepts
 
 
 def seed_everything(seed: int) -> int:
-    """Seed Python's, NumPy's and torch's global random generators, those of all devices included.
+    """Seed the global random generators of Python, NumPy and torch, including those of all devices.
 
     Workers of a `DataLoader` draw their seeds from torch's generator, so they follow. Generators of your own
     (`torch.Generator`, `numpy.random.default_rng`) do not, nor does the order of `Data.from_tensors(...,

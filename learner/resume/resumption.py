@@ -151,7 +151,7 @@ class Resumption:
         return positions.resume(loader, batches_of, self.fit["mark"], now, self.position)
 
     def _check_states(self, learn: FullLearner) -> None:
-        """Refuse to lose the state of a callback that was added in mid-fit and is missing now."""
+        """Refuse to lose the state of a callback that was added during the fit and is missing now."""
         states = self.contents["callbacks"]
         lost = [name for name, state in states.items() if state and name not in learn.callbacks]
         if lost and not self.may_lose_callbacks:

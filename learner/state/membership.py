@@ -1,4 +1,4 @@
-"""Add and remove callbacks, also in mid-fit: a callback whose fit has started cleans up exactly once."""
+"""Add and remove callbacks, also during a fit: a callback whose fit has started cleans up exactly once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ L = TypeVar("L", bound=FullLearner)
 
 
 def add(learn: FullLearner, callbacks: Iterable[Callback]) -> None:
-    """Add callbacks; in mid-fit their `before_fit` is called."""
+    """Add callbacks; during a fit, their `before_fit` is called."""
     before = learn.callbacks
     learn.loop.connect(learn, (*before, *passed(callbacks, before)))
     if learn.fitting:
@@ -25,7 +25,7 @@ def add(learn: FullLearner, callbacks: Iterable[Callback]) -> None:
 
 
 def remove(learn: FullLearner, gone: list[Callback]) -> None:
-    """Remove callbacks; in mid-fit their `cleanup_fit` is called."""
+    """Remove callbacks; during a fit, their `cleanup_fit` is called."""
     learn.loop.connect(learn, learn.callbacks.without(*gone))
     finish(learn, gone)
 
@@ -67,7 +67,7 @@ def beside(callbacks: Iterable[Callback], others: Iterable[Callback]) -> list[Ca
 
 
 def begin(learn: FullLearner, callback: Callback) -> None:
-    """Start the fit of a callback that is added in mid-fit."""
+    """Start the fit of a callback that is added during it."""
     learn.loop.started.append(callback)
     hook_of(callback, "before_fit")(learn)  # through its window, if it has one
 

@@ -230,7 +230,7 @@ def sandbox(learn: FullLearner) -> Iterator[Any]:
 
 
 def put_callbacks(learn: FullLearner, callbacks: tuple[Any, ...]) -> None:
-    """Restore this list of callbacks; in mid-fit, those that come back start again."""
+    """Restore this list of callbacks; during a fit, those that come back start again."""
     before = tuple(learn.callbacks)
     if list(map(id, before)) == list(map(id, callbacks)):
         return
