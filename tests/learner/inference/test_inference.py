@@ -233,7 +233,7 @@ def test_a_batch_of_an_own_class_is_predicted_and_a_list_of_them_refused():
     learn = Learner(OfPoints(2, 1), Data(batches), F.mse_loss, torch.optim.SGD, defaults=())
     points = Points(torch.rand(3, 2))
     assert torch.equal(learn.predict(points), learn.model(points))
-    with pytest.raises(TypeError, match="a list of 2 .*: pass the inputs of one batch as the model takes"):
+    with pytest.raises(TypeError, match=r"a list of 2 .*: pass the inputs of one batch as the model takes"):
         learn.predict([points, points])
     with pytest.raises(TypeError) as caught:
         learn.predict({"positions": points.positions})
