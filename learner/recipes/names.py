@@ -37,6 +37,9 @@ SHORT_LOSSES = {
 }
 
 
+MAX_LISTED = 15  # names of a kind in a hint beside the one that was probably meant
+
+
 @dataclass(frozen=True)
 class Kind:
     """One kind of component."""
@@ -124,7 +127,8 @@ class Names:
         elif name in installed(kind):
             found = load_entry_point(installed(kind)[name])
         else:
-            raise UnusableName(f"there is no {kind} called {name!r}", suggest(kind, name))
+            hint = self.code.hint_beside(name) or suggest(kind, name)
+            raise UnusableName(f"there is no {kind} called {name!r}", hint)
         if not KINDS[kind].accepts(found):
             raise UnusableName(
                 f"{name} is not a valid {kind}: it is {describe(found)}",
@@ -223,6 +227,8 @@ def known(kind: str) -> list[str]:
 def suggest(kind: str, name: str) -> str:
     """Suggest what to write instead of an unknown name."""
     others = [other for other in KINDS if other != kind and name in known(other)]
+    if kind == "callback" and "scheduler" in others:
+        return f"Pass it to a callback: TorchScheduler: {{scheduler: {{use: {name}, ...}}}}."
     if others:
         return f"{name} is in: {', '.join(KINDS[other].plural for other in others)}."
     tail = name.rpartition(".")[2]
@@ -238,7 +244,11 @@ def suggest(kind: str, name: str) -> str:
     if "." in name:
         package, _, attribute = name.rpartition(".")
         own = f'{own[:-1]}, a package as `use: "{package}:{attribute}"` with `--allow`.'
-    return f"{did_you_mean(name, known(kind))} {own}"
+    names, plural = known(kind), KINDS[kind].plural
+    close = closest(name, names)
+    if close and len(names) > MAX_LISTED:
+        return f"Did you mean {close}? `learner ls {plural}` lists all {plural}. {own}"
+    return f"{did_you_mean(name, names)} {own}"
 
 
 def describe(found: Any) -> str:

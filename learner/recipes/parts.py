@@ -16,7 +16,7 @@ from callbacks import Callback
 from learner.recipes.names import Names, signature_of, table
 from learner.recipes.overrides import COMMAND_LINE
 from learner.recipes.recipe_errors import Place, Problem
-from learner.recipes.signatures import Signature
+from learner.recipes.signatures import PART, Signature
 from learner.recipes.user_code import UnusableName, in_words
 from learner.recipes.yaml_tree import Node
 from learner.scripts import expressions
@@ -50,7 +50,7 @@ class Part(expressions.Part):
             return partial(self.target, **arguments) if arguments else self.target
         return self.target(*items, **arguments)
 
-    def explain(self, error: Exception, names: Names) -> Problem:
+    def explain(self, error: BaseException, names: Names) -> Problem:
         """Convert an error of its constructor, placed at the argument that the message mentions, if any."""
         place = self.node.place
         message = str(error)
@@ -142,7 +142,8 @@ class PartReader:
             part.arguments[name] = signature.convert(name, value)
         missing = [name for name in signature.required if name not in given]
         if missing:
-            where = path.rpartition(".")[2]
+            tail = path.rpartition(".")[2]
+            where = path if tail.isdecimal() else tail
             hint = f"Add `{missing[0]}:` below `{where}`. It takes: {', '.join(signature.parameters)}."
             self.problem(place, f"{path}: {part.name} needs {' and '.join(missing)}", hint)
 
@@ -152,8 +153,11 @@ class PartReader:
         wanted = None if holds_part(value) else signature.wrong_value(name, value)
         if wanted is not None:
             default = signature.parameters[name].default
-            usual = f"; the default is {default!r}" if isinstance(default, (str, int, float)) else ""
-            hint = f"Write {wanted}{number_hint(node.value)}{usual}."
+            default = list(default) if isinstance(default, tuple) else default
+            usual = f"; the default is {default!r}" if isinstance(default, (str, int, float, list)) else ""
+            is_name = isinstance(value, str) and PART in wanted
+            name_hint = f", as {{use: {value}}}" if is_name else number_hint(node.value)
+            hint = f"Write {wanted}{name_hint}{usual}."
             self.problem(node.place, f"{path}: {part.name} cannot take {shown(node.plain())}", hint)
         if part.kind == "callback" and name in PLACES and leaves(node):
             message = f"{path}: {shown(node.value)} is not below the run's folder"
@@ -176,8 +180,9 @@ class PartReader:
             hint = f"Write its arguments as a mapping, `{default_name}: {{argument: value}}`"
             callback = table("callback").get(default_name)
             first = next(iter(Signature(callback).parameters), None) if callback else None
-            hint += f", as {{{first}: {node.value}}}" if first else ""
-            hint += "; without arguments write {}."
+            is_switch = isinstance(node.value, bool)
+            hint += f", as {{{first}: {node.value}}}" if first and not is_switch else ""
+            hint += "; without arguments write {}" + (", and to remove it null." if is_switch else ".")
         self.problem(node.place, f"{path} is {shown(node.plain())}, which does not name a part", hint)
 
     def _without_use(self, kind: str | None, node: Node, path: str, values: dict[str, Node]) -> None:

@@ -134,7 +134,7 @@ class Recipe:
             return None
         try:
             return part.build()
-        except Exception as error:  # noqa: BLE001 - reported with its place in the recipe
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - reported with its place in the recipe
             problems.append(part.explain(error, self.names))
             return None
 
@@ -181,16 +181,17 @@ def is_refusal(error: BaseException, learn: Learner) -> bool:
 def mismatch(error: BaseException, learn: Learner) -> str | None:
     """The message of an error of torch if layers, loss and data of the recipe do not fit together.
 
-    None if a step was made, or if code of the user has raised it: then the traceback shows where.
+    None if a step was made, or if code of the user or a callback has raised it: the traceback shows where.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     modules = [str(frame.f_globals.get("__name__")) for frame in frames]
     is_ours = all(any(is_within(each, own) for own in ("learner", "callbacks", "torch")) for each in modules)
-    names = {frame.f_code.co_name for frame in frames}
-    is_computed = not names.isdisjoint(("forward", "compute_loss"))
-    if learn.global_step or not is_ours or not is_computed or type(error) not in MISMATCHES:
+    is_computed = not {frame.f_code.co_name for frame in frames}.isdisjoint(("forward", "compute_loss"))
+    notes = list(takewhile(lambda note: not note.startswith("at epoch"), getattr(error, "__notes__", [])))
+    is_from_callback = any(note.startswith("in callback") for note in notes)
+    is_one = is_ours and is_computed and not is_from_callback and type(error) in MISMATCHES
+    if not is_one or learn.global_step:
         return None
-    notes = takewhile(lambda note: not note.startswith("at epoch"), getattr(error, "__notes__", []))
     return "; ".join([f"{type(error).__name__}: {error}".rstrip("."), *notes])
 
 

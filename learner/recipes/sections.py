@@ -143,7 +143,8 @@ class Sections:
             return None
         if not isinstance(node.value, list):
             alone = isinstance(node.value, str) and ":" not in node.value
-            hint = f"Write a list, as [{node.value if alone else known(kind)[-1]}]."
+            names = [node.value] if alone else list(node.value) if isinstance(node.value, dict) else []
+            hint = f"Write a list, as [{', '.join(names) or known(kind)[-1]}]."
             self.reader.problem(node.place, f"{key} is {shown(node.plain())}", hint)
             return []
         parts = [self.reader.part(kind, item, f"{key}.{number}") for number, item in enumerate(node.value)]
@@ -153,8 +154,10 @@ class Sections:
         node = self.value("callbacks")
         if node is not None and not isinstance(node.value, dict):
             items = node.value if isinstance(node.value, list) else [node]
-            names = [item.value for item in items if isinstance(item.value, str)] or ["ZeroGrad"]
-            hint = f"Write a mapping, as {{{', '.join(f'{name}: {{}}' for name in names)}}}."
+            texts = {item.value: "{}" for item in items if isinstance(item.value, str)}
+            texts |= {name: "{...}" for item in items if isinstance(item.value, dict) for name in item.value}
+            pairs = [f"{name}: {text}" for name, text in (texts or {"ZeroGrad": "{}"}).items()]
+            hint = f"Write a mapping, without dashes, as {{{', '.join(pairs)}}}."
             self.reader.problem(node.place, f"callbacks is {shown(node.plain())}", hint)
         found = {}
         for name, each in self.callback_nodes.items():

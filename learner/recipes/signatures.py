@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -162,8 +163,15 @@ def words_for(hint: Any) -> list[str]:
         elif base in WORDS:
             found.append(WORDS[base])
         elif isinstance(base, type) and issubclass(base, (list, tuple, Sequence)):
-            found.append("a list, as [1, 2]")
-    return found or ["a part with `use:`"]
+            parts = typing.get_args(option)
+            is_fixed = base is tuple and parts and Ellipsis not in parts
+            found.append(f"a list of {len(parts)}" if is_fixed else "a list, as [1, 2]")
+        elif not (isinstance(base, type) and issubclass(base, (os.PathLike, torch.device, torch.dtype))):
+            found.append(PART)
+    return sorted(found, key=PART.__eq__) or ["text"]
+
+
+PART = "a part with `use:`"
 
 
 WORDS: dict[type, str] = {

@@ -54,6 +54,13 @@ class UserCode:
             return self._from_file(module_name, attribute)
         return self._from_package(module_name, attribute)
 
+    def hint_beside(self, name: str) -> str | None:
+        """What to write for `models.Net` or `models.py`, if there is a `models.py` next to the recipe."""
+        start, _, attribute = name.rpartition(".")
+        file, attribute = (name, "Net") if attribute == "py" else (f"{start.replace('.', '/')}.py", attribute)
+        is_there = start and attribute.isidentifier() and (self.folder / file).is_file()
+        return f'Write `use: "{file}:{attribute}"`, the file and a name in it.' if is_there else None
+
     def _from_file(self, file: str, attribute: str) -> Any:
         path = self._path(file)
         if path not in self.files:
@@ -105,7 +112,7 @@ class UserCode:
         try:
             with self.importable():
                 exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module.__dict__)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if before is None:
                 del sys.modules[module.__name__]
             else:
@@ -226,4 +233,8 @@ def fix_hint(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
         near = closest(str(error.name), sys.modules)
         return f"Install {error.name}, or fix the import." + (f" Did you mean {near}?" if near else "")
+    if isinstance(error, SystemExit):
+        return 'It ends the process: put what only a script does below `if __name__ == "__main__":`.'
+    if isinstance(error, ImportError) and "relative import" in str(error):
+        return "Write the names of folders from that of the recipe, as in `from folder.file import name`."
     return "Fix the file; `--traceback` shows the whole error."

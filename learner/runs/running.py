@@ -152,10 +152,10 @@ def refusals(recipe: Recipe, learn: Learner) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if is_refusal(error, learn):
-            raise recipe.error_at(error) from error
         if message := mismatch(error, learn):
             raise recipe.error_at(ValueError(message)) from error
+        if is_refusal(error, learn):
+            raise recipe.error_at(error) from error
         raise
 
 

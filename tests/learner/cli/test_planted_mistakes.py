@@ -79,6 +79,29 @@ PLANTED = [
     ("unknown_callback", "6:3", "no callback called 'LogRmsee'", "Did you mean LogRMSE?", []),
     ("unknown_metric", "8:11", "no metric called 'RSME'", "Did you mean RMSE?", []),
     ("optimizer_as_callback", "6:3", "no callback called 'SGD'", "is in: optimizers", []),
+    ("file_without_name", "2:8", "no model called 'models.py'", 'Write `use: "models.py:Net"`', []),
+    ("module_without_file", "2:8", "no model called 'models.Line'", 'Write `use: "models.py:Line"`', []),
+    (
+        "scheduler_as_callback",
+        "6:15",
+        "no callback called 'StepLR'",
+        "TorchScheduler: {scheduler: {use: StepLR, ...}}",
+        [],
+    ),
+    ("name_for_part", "6:20", "cannot take the text 'LogRMSE'", "as {use: LogRMSE}", []),
+    ("metrics_as_mapping", "8:10", "metrics is a mapping of RMSE", "Write a list, as [RMSE]", []),
+    ("callbacks_with_dashes", "6:3", "callbacks is a list of 1", "without dashes, as {LogRMSE: {...}}", []),
+    ("callback_as_switch", "5:23", "callbacks.Progress is false", "to remove it null", []),
+    ("file_that_exits", "2:14", "exits.py, line 1: SystemExit: bye", "only a script does below", []),
+    ("relative_import", "2:14", "relative.py, line 1: ImportError", "`from folder.file import name`", []),
+    (
+        "loss_without_arguments",
+        "3:1",
+        "takes 0 positional arguments",
+        "in the loss, nothing, given preds",
+        [],
+    ),
+    ("list_of_wrong_length", "4:31", "cannot take a list of 3", "a list of 2; the default is [0.9,", []),
     ("use_misnamed", "4:13", "has no `use`", "Write `use:` instead of `name:`", []),
     ("no_use", "2:8", "has no `use`", "Add `use:` and a name", []),
     ("number_for_name", "3:7", "loss is the number 3", "Write a name, as mse", []),
@@ -211,12 +234,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     copy = shutil.copytree(PLANTED_FOLDER, tmp_path / "planted")
     (copy / "right.yaml").write_text(RIGHT)
     (copy / "broken.py").write_text("import torch\ndef f(:\n    pass\n")
+    (copy / "exits.py").write_text("raise SystemExit('bye')\n")
+    (copy / "relative.py").write_text("from .models import Line\n")
     (copy / "raises.py").write_text("import no_such_package\n")
     monkeypatch.chdir(copy)
     return copy
 
 
-@pytest.mark.filterwarnings("ignore:the targets are int64", "ignore:Using a target size")
+@pytest.mark.filterwarnings(
+    "ignore:the targets are int64", "ignore:Using a target size", "ignore:can.t resolve package"
+)
 @pytest.mark.parametrize(
     ("name", "place", "words", "hint", "further"), PLANTED, ids=[row[0] for row in PLANTED]
 )
