@@ -134,11 +134,15 @@ class Learner(FitState):
                 a difference says which name allows it.
 
         Returns:
-            The history, continuous over several fits.
+            The history, which continues over several fits.
 
         Raises:
+            TypeError, ValueError: an argument, or data, model or loss at the first batch, cannot be used; or
+                the run to resume is missing, or differs from this one.
+            FileExistsError: with `"never"`, the folder of a `Checkpoint` contains a run.
+            CheckpointError: all files of the run to resume are damaged.
             RuntimeError: this is one of several processes, and no callback distributes the fit.
-            KeyboardInterrupt: Ctrl-C was pressed; the batch was finished and everything cleaned up first.
+            KeyboardInterrupt: Ctrl-C was pressed; the batch was completed and everything cleaned up first.
         """
         check_fit(self, n_epochs)
         given = as_callbacks(as_list(callbacks, "callbacks"), "callbacks")
@@ -170,11 +174,15 @@ class Learner(FitState):
         return self.loop.callbacks
 
     def add_callbacks(self, *callbacks: CallbackOrClass) -> None:
-        """Add callbacks; in the middle of a fit their `before_fit` is called at once."""
+        """Add callbacks; during a fit, their `before_fit` is called at once.
+
+        Raises:
+            TypeError, ValueError: something is not a callback, or cannot be combined with the others.
+        """
         membership.add(self, as_callbacks(callbacks, "callbacks"))
 
     def remove_callbacks(self, *callbacks: CallbackOrClass | str) -> None:
-        """Remove callbacks; in the middle of a fit their `cleanup_fit` is called at once.
+        """Remove callbacks; during a fit, their `cleanup_fit` is called at once.
 
         Args:
             callbacks: instances, names, or classes; a class stands for all callbacks of that class.
@@ -192,15 +200,8 @@ class Learner(FitState):
     def without(self, *callbacks: CallbackOrClass | str) -> AbstractContextManager[Learner]:
         """Remove callbacks within a `with` block; at its end they are added again in their old places.
 
-        They keep their state. In the middle of a fit their `cleanup_fit` is called when they are removed, and
-        their `before_fit` when they are added again.
-
-        Args:
-            callbacks: instances, names, or classes; a class stands for all callbacks of that class.
-
-        Raises:
-            KeyError: no callback has that name or class.
-            ValueError: a callback that stays requires one that would be removed.
+        They keep their state. During a fit, their `cleanup_fit` is called when they are removed, and their
+        `before_fit` when they are added again. Arguments and errors are those of `remove_callbacks`.
         """
         return membership.without(self, found_in(self.callbacks, callbacks))
 
@@ -292,6 +293,6 @@ class Learner(FitState):
         return overview(self)
 
     def check(self) -> Report:
-        """Check the model, data, loss, optimizer and callbacks on one batch, in a sandbox; print a report."""
+        """Check model, data, loss, optimizer and callbacks on one batch, in a sandbox; print the report."""
         check_assigned(self.optimizer)
         return examination.check(self)

@@ -268,19 +268,25 @@ def describe(item: Any, depth: int = 1) -> str:
     if isinstance(item, Stored):
         return repr(item)
     if isinstance(item, Tensor) and item.is_nested:
-        return f"a nested tensor of {item.size(0)} items and {item.dtype}"
+        return f"a nested tensor of {item.size(0)} items with dtype {item.dtype}"
     if isinstance(item, Tensor):
-        return f"a tensor of shape {tuple(item.shape)} and {item.dtype}"
+        return f"a tensor of shape {tuple(item.shape)} with dtype {item.dtype}"
+    kind = with_article(type(item).__name__)
     if is_array(item):
-        return f"a {type(item).__name__} of shape {tuple(item.shape)}"
+        return f"{kind} of shape {tuple(item.shape)}"
     if isinstance(item, Mapping):
-        return f"a {type(item).__name__} with the keys {', '.join(map(repr, list(item)[:8])) or '(none)'}"
+        return f"{kind} with the keys {', '.join(map(repr, list(item)[:8])) or '(none)'}"
     if isinstance(item, (tuple, list)):
         parts = ", ".join(describe(part, depth - 1) for part in item[:4])
         inside = f" ({parts}{', ...' if len(item) > 4 else ''})" if depth else ""
-        return f"a {type(item).__name__} of {len(item)}{inside}"
+        return f"{kind} of {len(item)}{inside}" if item else f"an empty {type(item).__name__}"
     if item is None or isinstance(item, (str, int, float)):
         return repr(item) if len(repr(item)) < 60 else f"{repr(item)[:57]}..."
     if isinstance(item, type):
         return f"the class {item.__name__}"
-    return f"a {type(item).__name__}"
+    return kind
+
+
+def with_article(name: str) -> str:
+    """The name of a class with its article, by its sound: `a list`, `an object`, `an ndarray`."""
+    return f"{'an' if name.startswith((*'AEIOaeio', 'nd')) else 'a'} {name}"

@@ -65,8 +65,8 @@ def export(
 
     Raises:
         ImportError: the format needs a package that is missing.
-        ValueError: the format is unknown, the model cannot be exported, or the file does not agree with
-            `predict`. An existing file is not changed.
+        TypeError, ValueError: an argument cannot be used, the format is unknown, the model cannot be
+            exported, or the file does not agree with `predict`. An existing file is not changed.
     """
     path = as_path("export", "path", path, "the name of a file, such as 'model.pt2'").absolute()
     write = programs.writer_of(path)

@@ -38,7 +38,7 @@ def validate(
         The numbers by name, such as `{"valid_loss": 0.3, "valid_accuracy": 0.9}`.
 
     Raises:
-        ValueError: there is no such data.
+        TypeError, ValueError: there is no such data, or the name cannot be used.
     """
     check_pass_name(f"validate(name={name!r})", name)
     passes = {name: loader_or_valid(learn.data, named_data(learn.data, name) if loader is None else loader)}
@@ -63,7 +63,7 @@ def test(learn: FullLearner, loader: Any = None) -> dict[str, Any]:  # noqa: PT0
         The numbers by name, such as `{"test_loss": 0.3, "test_accuracy": 0.9}`.
 
     Raises:
-        ValueError: no loader was passed, and the data has no test data.
+        TypeError, ValueError: `loader` is not a loader; or none was passed, and `Data` has no test data.
     """
     loader = learn.data.test if loader is None else loader
     if loader is None:
@@ -88,6 +88,9 @@ def predict(learn: FullLearner, inputs: Any) -> Any:
 
     Returns:
         The model's output, on the CPU, without gradients; for one item without the dimension of the items.
+
+    Raises:
+        TypeError: `inputs` are of another kind, such as a loader; `get_preds` takes loaders.
     """
     with predicting(learn):
         learn.batch, is_one = as_inputs(inputs, learn)

@@ -60,7 +60,8 @@ def show_batch(
         show: `show(ax, inputs, target, pred)` draws one item on matplotlib axes; `pred` is None here.
 
     Raises:
-        ValueError: there is no batch, or the data can be read only once.
+        TypeError, ValueError: an argument cannot be used, there is no batch, or the data can be read only
+            once.
     """
     check_count("show_batch", "n", n, 1)
     loader = learn.data.train if loader is None else loader

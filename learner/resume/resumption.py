@@ -239,7 +239,8 @@ def find_file(learn: FullLearner, resume: Resume) -> Path | None:
     if found is None:
         shown = " or ".join(map(str, folders))
         if resume == "must":
-            raise ValueError(f"fit(resume='must'): there is no checkpoint in {shown}.")
+            fix = "Check the folder of the Checkpoint, or use resume='auto' to start a new run."
+            raise ValueError(f"fit(resume='must'): there is no checkpoint in {shown}. {fix}")
         print_line(f"no run to resume in {shown}: a new run starts")
     return found
 

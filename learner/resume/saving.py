@@ -47,7 +47,8 @@ def save(learn: FullLearner, path: str | Path, *, at: At | None = None, without:
 
     Raises:
         FloatingPointError: weights are NaN or infinite.
-        TypeError: a callback's state holds something that cannot be saved; the message says where.
+        TypeError: a callback's state contains something that cannot be saved; the message says where.
+        ValueError: a name in `without` is not a parameter of the model.
         OSError: the file cannot be written.
     """
     path = as_path("save", "path", path, "the name of a file, such as 'model.pt'").absolute()

@@ -163,9 +163,8 @@ def lr_find(
 ) -> LRSearch:
     """Train for some steps at a growing rate in a sandbox, and suggest a rate from the losses.
 
-    Smith 2017, "Cyclical learning rates for training neural networks", section 3.3. Callbacks that measure,
-    decide, report, save or average are left out. With several groups, the largest rate grows, and the ratios
-    between the groups stay the same.
+    Callbacks that measure, decide, report, save or average are left out. With several groups, the largest
+    rate grows, and the ratios between the groups stay the same.
 
     Args:
         learn: the learner.
@@ -180,6 +179,8 @@ def lr_find(
     Raises:
         TypeError, ValueError: a setting cannot be used.
         RuntimeError: the loss is not finite, or grows, in the first steps.
+
+    Source: Smith 2017, arXiv:1506.01186, section 3.3.
     """
     finder = Finder(start, end, n_steps, stop_factor)
     with learn.sandbox(), learn.without(*bystanders(learn)), learn.added(finder):

@@ -12,6 +12,7 @@ from callbacks.schedule.budgets import n_train_batches
 from callbacks.schedule.param_scheduler import ParamScheduler
 from callbacks.schedule.torch_scheduler import TorchScheduler, adds_up
 from callbacks.schedule.windows import Plan, planned
+from learner.engine.composition import as_list
 from learner.messages.arguments import check_n_epochs
 from learner.messages.keywords import suggest_keywords
 from learner.state.protocol import FullLearner
@@ -40,9 +41,10 @@ def plot_schedule(
         The axes; `.figure.savefig(path)` saves the picture.
 
     Raises:
-        ValueError: no `ParamScheduler` or `TorchScheduler` changes it, or its values are unknown.
+        TypeError, ValueError: an argument cannot be used, no `ParamScheduler` or `TorchScheduler` changes the
+            hyperparameter, or its values depend on results, samples or time.
     """
-    with learn.added(*callbacks):
+    with learn.added(*as_list(callbacks, "callbacks")):
         series = values_of(learn, n_epochs, name)
     ax = ax or new_axes(6, 4)
     for number, values in enumerate(series):

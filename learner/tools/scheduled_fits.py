@@ -41,8 +41,7 @@ def fit_one_cycle(
 ) -> History:
     """Train with the 1cycle policy: the rate rises to a peak and falls, and the momentum falls and rises.
 
-    Smith and Topin 2018, "Super-convergence: very fast training of neural networks using large learning
-    rates". Both follow cosines, as in fastai.
+    Both follow cosines, as in fastai.
 
     Args:
         learn: the learner.
@@ -61,7 +60,9 @@ def fit_one_cycle(
         The history.
 
     Raises:
-        TypeError, ValueError: a setting cannot be used.
+        TypeError, ValueError: a setting cannot be used; other errors are those of `fit`.
+
+    Source: Smith and Topin 2018, arXiv:1708.07120, "Super-convergence".
     """
     check_factors("fit_one_cycle", div=div, div_final=div_final)
     schedules: dict[str, Any] = {
@@ -105,9 +106,10 @@ def fit_sgdr(
 ) -> History:
     """Train with `n_cycles` cosines from `lr_max` to 0, each `cycle_mult` times as long as the one before.
 
-    `cycle_len` is the number of epochs of the first one. Loshchilov and Hutter 2017, "SGDR: Stochastic
-    gradient descent with warm restarts". The other arguments, results and errors are those of
+    `cycle_len` is the number of epochs of the first one. The other arguments, results and errors are those of
     `fit_one_cycle`.
+
+    Source: Loshchilov and Hutter 2017, arXiv:1608.03983, "SGDR".
     """
     for name, value in (("n_cycles", n_cycles), ("cycle_len", cycle_len), ("cycle_mult", cycle_mult)):
         check_count("fit_sgdr", name, value, 1)
@@ -133,8 +135,7 @@ def fine_tune(
 
     The first fit trains the last group for `freeze_epochs` at the rate `base_lr`, with all others frozen. The
     second one trains all groups for `n_epochs`: the last group at half of `base_lr`, the first one at a rate
-    `lr_mult` times lower. Both fits have one cycle. Howard and Ruder 2018, "Universal language model
-    fine-tuning for text classification"; the defaults are those of fastai.
+    `lr_mult` times lower. Both fits have one cycle. The defaults are those of fastai.
 
     Args:
         learn: the learner.
@@ -142,13 +143,16 @@ def fine_tune(
         base_lr: the rate of the last group in the first fit.
         freeze_epochs: the number of epochs of the first fit.
         lr_mult: the rate of the last group divided by that of the first one; at least 1.
-        pct_start: of `fit_one_cycle`, for the second fit.
-        div: of `fit_one_cycle`, for the second fit.
+        pct_start: as for `fit_one_cycle`, in the second fit.
+        div: as for `fit_one_cycle`, in the second fit.
         callbacks: callbacks for both fits.
         **settings: `resume=` and `allow=` of `fit`.
 
     Raises:
-        ValueError: the learner has only one layer group, so there is nothing to freeze.
+        TypeError, ValueError: a setting cannot be used, or the learner has only one layer group, so there is
+            nothing to freeze.
+
+    Source: Howard and Ruder 2018, arXiv:1801.06146, "Universal language model fine-tuning".
     """
     check_factors("fine_tune", lr_mult=lr_mult)
     groups.checked_rate(base_lr)
@@ -179,9 +183,8 @@ def fit_by(
     settings: dict[str, Any],
 ) -> History:
     """Fit with schedules under the name of the method, so that another `ParamScheduler` can be added."""
-    given = callbacks if isinstance(callbacks, (list, tuple)) else list(callbacks)
     scheduler = ParamScheduler(schedules, n_batches=settings.pop("n_batches", None), name=name)
-    return learn.fit(n_epochs, [*given, scheduler], **settings)
+    return learn.fit(n_epochs, [*as_list(callbacks, "callbacks"), scheduler], **settings)
 
 
 def check_factors(function: str, **values: Any) -> None:

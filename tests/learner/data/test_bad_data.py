@@ -26,7 +26,7 @@ BAD = {
         TypeError,
         r"a tensor of shape \(4, 3\).*Data\.from_tensors\(inputs, targets, valid=\.\.\.\)",
     ),
-    "array": (lambda: Data(T.numpy()), TypeError, r"a ndarray of shape \(4, 3\).*Data\.from_tensors"),
+    "array": (lambda: Data(T.numpy()), TypeError, r"an ndarray of shape \(4, 3\).*Data\.from_tensors"),
     "two tensors": (
         lambda: Data((T, T)),
         TypeError,
@@ -45,7 +45,7 @@ BAD = {
     "data": (lambda: as_data(3), TypeError, r"data is 3: pass Data\(train, valid\)"),
     "keys": (lambda: Data([], targets=3), TypeError, r"Data\(targets=3\): pass the keys"),
     "empty key": (lambda: Data([], targets=""), TypeError, r"Data\(targets=''\)"),
-    "data set alone": (lambda: as_data(Items()), TypeError, r"a Items, a data set: .*from_datasets"),
+    "data set alone": (lambda: as_data(Items()), TypeError, r"an Items, a data set: .*from_datasets"),
     "tensor alone": (lambda: as_data(T), TypeError, r"data is a tensor of shape .*from_tensors"),
     "list of batches alone": (
         lambda: as_data([(T, T)] * 3),
@@ -67,7 +67,7 @@ BAD = {
         ValueError,
         r"no items: inputs are a tensor of shape \(0, 3\)",
     ),
-    "no inputs": (lambda: Data.from_tensors(()), ValueError, "there are no items: inputs are a tuple of 0"),
+    "no inputs": (lambda: Data.from_tensors(()), ValueError, "there are no items: inputs are an empty tuple"),
     "no dimensions": (
         lambda: Data.from_tensors(T.sum()),
         ValueError,
@@ -81,7 +81,7 @@ BAD = {
     "targets of words": (
         lambda: Data.from_tensors(T, np.array(["a", "b", "c", "d"])),
         TypeError,
-        r"targets is a ndarray of shape \(4,\), which torch cannot convert .*astype",
+        r"targets is an ndarray of shape \(4,\), which torch cannot convert .*astype",
     ),
     "batch size": (
         lambda: Data.from_tensors(T, batch_size=0),
@@ -202,15 +202,17 @@ def test_a_function_that_returns_no_batches_is_refused():
 @pytest.mark.parametrize(
     ("item", "words"),
     [
-        (torch.zeros(2, 3), "a tensor of shape (2, 3) and torch.float32"),
-        (np.zeros(3), "a ndarray of shape (3,)"),
+        (torch.zeros(2, 3), "a tensor of shape (2, 3) with dtype torch.float32"),
+        (np.zeros(3), "an ndarray of shape (3,)"),
         ({"a": 1}, "a dict with the keys 'a'"),
         ({}, "a dict with the keys (none)"),
         ((1, "b", None), "a tuple of 3 (1, 'b', None)"),
         ([1] * 9, "a list of 9 (1, 1, 1, 1, ...)"),
+        ([], "an empty list"),
+        (object(), "an object"),
         ("x" * 99, "'" + "x" * 56 + "..."),
         (Items, "the class Items"),
-        (Items(), "a Items"),
+        (Items(), "an Items"),
     ],
 )
 def test_things_are_described_in_a_few_words(item, words):

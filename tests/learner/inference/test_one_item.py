@@ -222,4 +222,4 @@ def test_a_learner_that_knows_no_shapes_says_that_it_took_a_batch():
     with pytest.raises(IndexError) as caught:
         learn.predict(torch.rand(3))
     (note, *_) = [each for each in caught.value.__notes__ if "predict" in each]
-    assert note.startswith("predict treated a tensor of shape (3,) and torch.float32 as a batch")
+    assert note.startswith("predict treated a tensor of shape (3,) with dtype torch.float32 as a batch")

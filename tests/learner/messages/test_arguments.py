@@ -260,7 +260,7 @@ def test_several_errors_are_reported_at_once():
         learn.fit(2)
     for message in (
         "torch.no_grad",
-        "training data, a list of 0 (), has no batch",
+        "training data, an empty list, has no batch",
         "validation data is a list_iterator",
         "optimizer is None",
     ):

@@ -199,3 +199,25 @@ def test_fine_tune_uses_the_callbacks_of_an_iterator_in_both_parts():
     learn = Learner(model, data, nn.functional.mse_loss, torch.optim.SGD, splitter=list, defaults=(ZeroGrad,))
     learn.fine_tune(2, callbacks=iter([note]))
     assert n_epochs == [1, 2]
+
+
+@pytest.mark.parametrize("fit", ["fit_one_cycle", "fit_flat_cos", "fit_sgdr", "fine_tune"])
+def test_a_single_callback_need_not_be_in_a_list(fit):
+    n_epochs = []
+
+    @on("before_fit")
+    def note(learn):
+        n_epochs.append(learn.n_epochs)
+
+    learn = make()
+    getattr(learn, fit)(1, **({"cycle_len": 1} if fit == "fit_sgdr" else {}), callbacks=note)
+    assert set(n_epochs) == {1}
+
+
+def test_a_schedule_that_is_not_in_a_list_is_drawn():
+    assert make().plot_schedule(2, callbacks=ParamScheduler({"lr": flat_cos(0.1)})).lines
+
+
+def test_what_is_not_a_callback_is_refused_by_fits_with_a_schedule():
+    with pytest.raises(TypeError, match="callbacks=3: pass a list of callbacks"):
+        make().fit_one_cycle(1, callbacks=3)
