@@ -14,7 +14,7 @@ from callbacks.core.warning import warn
 from callbacks.optim import hyperparameters
 from callbacks.schedule import annealers
 from callbacks.schedule.annealers import Annealer
-from callbacks.schedule.windows import Clock, Span, clock
+from callbacks.schedule.windows import Clock, Span, batches_per_update
 
 Value = Callable[[float], float]
 ANNEALERS = tuple(getattr(annealers, name) for name in annealers.__all__)
@@ -26,7 +26,8 @@ class ParamScheduler(Callback):
         ParamScheduler({"lr": one_cycle(0.004, 0.1, 1e-6), "momentum": one_cycle(0.95, 0.85, 0.95)})
         ParamScheduler({"lr": flat_cos(1.0)}, relative=True)
 
-    Progress is 0 at the first batch of the fit and 1 at its last, counted in batches. With a budget of steps,
+    Progress is 0 at the first batch of the fit and 1 at its last. With `GradientAccumulation` all batches of
+    an update have the same progress, so a schedule is that of the large batches. With a budget of steps,
     samples or epochs (`StopAfter`) it is 1 when the budget is used up. In a `When` it is 0 when `start` opens
     the window and 1 when `until` closes it; afterwards, the last value stays. If a loader yields more or
     fewer batches than its length, progress follows the real number as soon as that is known. At the end of a
@@ -50,7 +51,7 @@ class ParamScheduler(Callback):
     """
 
     order = Order.DECIDE
-    state = ("begun",)
+    state = ("begun", "n_together")
 
     def __init__(
         self,
@@ -68,6 +69,7 @@ class ParamScheduler(Callback):
         self._kept: hyperparameters.Kept | None = None
         self._has_warned = self._is_sized = False
         self.begun: Clock | None = None  # the clock when the schedule started
+        self.n_together: int | None = None  # batches of an update, as the first batch showed it
         self._span: Span | None = None
 
     @property
@@ -79,7 +81,7 @@ class ParamScheduler(Callback):
         hyperparameters.check_alone(self, learn)
         check_optimizer(self, learn.optimizer)
         self._kept, self._has_warned = hyperparameters.Kept(learn.optimizer, *self.schedules), False
-        self.begun = self._span = None
+        self.begun = self.n_together = self._span = None
 
     def before_train(self, learn: LearnerProtocol) -> None:
         self._is_sized = learn.n_batches is not None
@@ -90,7 +92,8 @@ class ParamScheduler(Callback):
         n_batches = self.n_batches or learn.n_batches
         if n_batches is None and self._is_sized:  # the loader yields more than its length
             n_batches = learn.batch_idx + 1
-        self._span = self._span or Span(self, learn)
+        self.n_together = self.n_together or batches_per_update(learn)
+        self._span = self._span or Span(self, learn, self.n_together)
         if n_batches is None and not self._span.counted:
             raise ValueError(
                 "ParamScheduler: the loader has no length, so the batches of an epoch are not known. Pass "
@@ -106,11 +109,10 @@ class ParamScheduler(Callback):
         """The progress at this batch, and the number of steps of the schedule."""
         assert self._span is not None
         if self._span.is_whole_fit and n_batches is not None:
-            n_steps = learn.n_epochs * n_batches
-            step = learn.epoch * n_batches + min(learn.batch_idx, n_batches - 1)
-            return step / max(n_steps - 1, 1), n_steps
+            n_steps = learn.n_epochs * self._span.n_steps(n_batches)
+            return self._span.clock(learn, n_batches)["epoch"] / max(n_steps - 1, 1), n_steps
         if self.begun is None:
-            self.begun = clock(learn, n_batches or 1)
+            self.begun = self._span.clock(learn, n_batches or 1)
             if not self._span.starts_late:
                 self.begun["epoch"] = 0
         return self._span.progress(learn, self.begun, n_batches)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from callbacks.core.contract import Callback, LearnerProtocol
 from callbacks.core.every import parse_interval
 from callbacks.core.when import windows_of
 from callbacks.schedule.budgets import budget_ends
+from callbacks.step.accumulation import GradientAccumulation
 
 Clock = dict[str, int]
 Point = tuple[float, str]  # a number, and its unit
@@ -25,10 +27,11 @@ class Span:
     """The part of a fit in which a schedule runs; made at its first training batch.
 
     It ends at `until`; without that at the fit's end, or where a budget of steps, samples or epochs ends,
-    whichever comes first.
+    whichever comes first. Its steps are updates of the weights, which follow `n_together` batches.
     """
 
-    def __init__(self, callback: Callback, learn: LearnerProtocol):
+    def __init__(self, callback: Callback, learn: LearnerProtocol, n_together: int = 1):
+        self.n_together = n_together
         windows = windows_of(callback)
         self.starts_late = any(each.start for each in windows)
         untils = [parse_interval(each.until) for each in windows if each.until]
@@ -41,26 +44,39 @@ class Span:
 
         `begun` is the `clock` at the span's first batch. Without `n_batches` only `counted` ends are used.
         """
-        now = clock(learn, n_batches or 1)
+        now = self.clock(learn, n_batches or 1)
         ends = self.counted if n_batches is None else self.ends
-        return max(share_done(learn, end, now, begun, n_batches or 1) for end in ends)
+        return max(self._share_done(learn, end, now, begun, n_batches or 1) for end in ends)
+
+    def _share_done(
+        self, learn: LearnerProtocol, end: Point, now: Clock, begun: Clock, n_batches: int
+    ) -> tuple[float, int]:
+        """Progress from `begun` to one end, and the number of steps between them."""
+        number, unit = end
+        length = (number * self.n_steps(n_batches) if unit == "epoch" else number) - begun[unit]
+        # the last step starts one before the end
+        last = learn.ranks.n_items(learn) * self.n_together if unit == "sample" else 1
+        share = (now[unit] - begun[unit]) / max(length - last, 1)
+        return min(share, 1.0), max(round(length / max(last, 1)), 1)
+
+    def n_steps(self, n_batches: int) -> int:
+        """The number of steps in an epoch."""
+        return math.ceil(n_batches / self.n_together)
+
+    def clock(self, learn: LearnerProtocol, n_batches: int) -> Clock:
+        """The position in the fit, by unit; epochs are counted in steps."""
+        step = min(learn.batch_idx, n_batches - 1) // self.n_together
+        epoch = learn.epoch * self.n_steps(n_batches) + step
+        return {"epoch": epoch, "step": learn.global_step, "sample": learn.n_samples}
 
 
-def share_done(
-    learn: LearnerProtocol, end: Point, now: Clock, begun: Clock, n_batches: int
-) -> tuple[float, int]:
-    """Progress from `begun` to one end, and the number of steps between them."""
-    number, unit = end
-    length = (number * n_batches if unit == "epoch" else number) - begun[unit]
-    last = learn.ranks.n_items(learn) if unit == "sample" else 1  # the last batch starts one before the end
-    share = (now[unit] - begun[unit]) / max(length - last, 1)
-    return min(share, 1.0), max(round(length / max(last, 1)), 1)
-
-
-def clock(learn: LearnerProtocol, n_batches: int) -> Clock:
-    """The position in the fit, by unit; epochs are counted in batches."""
-    batch = learn.epoch * n_batches + min(learn.batch_idx, n_batches - 1)
-    return {"epoch": batch, "step": learn.global_step, "sample": learn.n_samples}
+def batches_per_update(learn: LearnerProtocol) -> int:
+    """The number of batches that an update follows, as this batch shows it; 1 if that is not known."""
+    for each in learn.callbacks:
+        if isinstance(each, GradientAccumulation) and not windows_of(each):
+            n_items = max(learn.ranks.n_items(learn), 1)
+            return each.n_batches or math.ceil((each.n_samples or 1) / n_items)
+    return 1
 
 
 def planned(

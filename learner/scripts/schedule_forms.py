@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,14 +22,29 @@ from learner.scripts.script import Script
 def param_scheduler(callback: ParamScheduler, script: Script) -> None:
     """`ParamScheduler`: hyperparameters as functions of progress, set before each batch."""
     script.needs.add("batch_idx")
-    n_batches = str(callback.n_batches or script.length)
+    n_steps, step, unit = str(callback.n_batches or script.length), "batch_idx", "batch"
+    n_together = together(script)
+    if n_together > 1:
+        n_steps, step = f"math.ceil({n_steps} / {n_together})", f"batch_idx // {n_together}"
+        unit = "update"
     own = script.own("n_steps")
-    script.setup.append(f"{own} = N_EPOCHS * {n_batches}")
+    script.setup.append(f"{own} = N_EPOCHS * {n_steps}")
     progress = script.own("progress")
-    script.batch_start.append("# the schedule: progress is 0 at the first batch and 1 at the last")
-    script.batch_start.append(f"{progress} = (epoch * {n_batches} + batch_idx) / max({own} - 1, 1)")
+    script.batch_start.append(f"# the schedule: progress is 0 at the first {unit} and 1 at the last")
+    script.batch_start.append(f"{progress} = (epoch * {n_steps} + {step}) / max({own} - 1, 1)")
     for name, given in callback.schedules.items():
         schedule_of(name, given, callback.relative, script, (progress, own))
+
+
+def together(script: Script) -> int:
+    """The number of batches that an update follows."""
+    window = next((each for each in script.learn.callbacks if each.accumulates_gradients), None)
+    if window is None:
+        return 1
+    size = getattr(script.learn.data.train, "batch_size", None)
+    if window.n_batches is None and not size:
+        script.problem("GradientAccumulation(n_samples=): a schedule needs the number of batches, n_batches=")
+    return window.n_batches or math.ceil(window.n_samples / (size or 1))
 
 
 def schedule_of(name: str, given: Any, relative: bool, script: Script, at: tuple[str, str]) -> None:

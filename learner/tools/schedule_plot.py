@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from callbacks.core.contract import Callback
@@ -12,6 +13,7 @@ from callbacks.schedule.budgets import n_train_batches
 from callbacks.schedule.param_scheduler import ParamScheduler
 from callbacks.schedule.torch_scheduler import TorchScheduler, adds_up
 from callbacks.schedule.windows import Plan, planned
+from callbacks.step.accumulation import GradientAccumulation
 from learner.engine.composition import as_list
 from learner.messages.arguments import check_n_epochs
 from learner.messages.keywords import suggest_keywords
@@ -102,8 +104,19 @@ def plan_of(schedule: Any, learn: FullLearner, n_epochs: int, name: str) -> Plan
     if isinstance(schedule, TorchScheduler):
         series = schedule.values(learn.optimizer, n_epochs, n_batches)
     else:
-        series = schedule.values(learn.optimizer, 1, plan.end - plan.begin)
+        series = by_batch(schedule, learn, plan.end - plan.begin)
     return (plan, series[name]) if series.get(name) else None
+
+
+def by_batch(schedule: ParamScheduler, learn: FullLearner, length: int) -> dict[str, list[list[float]]]:
+    """The values of so many batches; those of an update have the same value."""
+    added = (each.n_batches for each in learn.callbacks if isinstance(each, GradientAccumulation))
+    n_together = next(added, None) or 1
+    found = schedule.values(learn.optimizer, 1, math.ceil(length / n_together))
+    return {
+        name: [[series[batch // n_together] for batch in range(length)] for series in groups]
+        for name, groups in found.items()
+    }
 
 
 def joined(learn: FullLearner, name: str, plans: list[Planned]) -> list[list[float]]:

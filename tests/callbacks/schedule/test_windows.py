@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
+import torch
+from tiny import line_batches
 from torch.optim.lr_scheduler import LinearLR, OneCycleLR
 
 from callbacks import (
@@ -22,7 +24,8 @@ from callbacks import (
     When,
     on,
 )
-from callbacks.schedule.annealers import lin, one_cycle
+from callbacks.schedule.annealers import cos, lin, one_cycle
+from learner import Data
 
 RATE = 0.5  # of the optimizer itself
 
@@ -116,6 +119,48 @@ def test_short_epochs_and_accumulated_gradients_are_followed(make_learner):
     held = When(fall(), start="1 step", until="4 steps")
     found = rates(make_learner, GradientAccumulation(2), held, n_epochs=3)
     assert found == pytest.approx([RATE, *steps(3), 0, 0])
+
+
+@pytest.mark.parametrize(
+    "accumulate", [GradientAccumulation(3), GradientAccumulation(n_samples=10)], ids=["batches", "items"]
+)
+@pytest.mark.parametrize("more", [[], [StopAfter("3 steps")]], ids=["whole", "budget"])
+def test_a_schedule_of_accumulated_gradients_is_that_of_large_batches(make_learner, accumulate, more):
+    def rates_and_weight(size, *callbacks):
+        found = []
+        note = on("after_step")(lambda learn: found.append(learn.optimizer.param_groups[0]["lr"]))
+        parts = [torch.cat(each) for each in zip(*line_batches(8), strict=True)]
+        data = Data(list(zip(*(part.split(size) for part in parts), strict=True)))
+        schedule = ParamScheduler({"lr": one_cycle(0.01, 0.1, 0.0)})
+        learn = make_learner(data=data, callbacks=[schedule, *callbacks, *more, note])
+        learn.fit(2)
+        return found, learn.model.weight
+
+    large, weight = rates_and_weight(12)
+    small, other = rates_and_weight(4, accumulate)
+    assert small == pytest.approx(large)
+    assert torch.allclose(weight, other)
+
+
+def test_a_run_with_accumulated_gradients_resumes_with_its_schedule(make_learner, tmp_path):
+    def make(folder, *callbacks):
+        *first, (inputs, targets) = line_batches(4)
+        found = [GradientAccumulation(n_samples=8), ParamScheduler({"lr": cos(0.1, 0.0)})]
+        found += [Checkpoint(tmp_path / folder, "1 step"), *callbacks]
+        return make_learner(data=Data([*first, (inputs[:1], targets[:1])]), callbacks=found)
+
+    @on("before_batch")
+    def end(learn):
+        if (learn.epoch, learn.batch_idx) == (1, 3):
+            raise ZeroDivisionError
+
+    whole, learn = make("whole"), make("resumed", end)
+    whole.fit(3)
+    with pytest.raises(ZeroDivisionError):
+        learn.fit(3)
+    learn = make("resumed")
+    learn.fit(3, resume="auto")
+    assert list(learn.history.steps["lr"]) == list(whole.history.steps["lr"])
 
 
 def test_fit_one_cycle_follows_a_budget(make_learner):

@@ -20,7 +20,7 @@ from callbacks import (
     ZeroGrad,
     accuracy,
 )
-from callbacks.annealers import combine, exp, poly
+from callbacks.annealers import combine, cos, exp, poly
 from learner import Data, Learner
 
 QUIET = (ZeroGrad, DevicePlacement, StopOnNaN, Metrics)
@@ -68,6 +68,7 @@ def by_torch(scheduler):
     return lambda model, data: learner(model, data, F.cross_entropy, SGD, TorchScheduler(scheduler))
 
 
+FALL = ParamScheduler({"lr": cos(0.2, 0.0)})
 PHASES = combine([0.3, 0.7], [exp(0.01, 0.1), poly(0.1, 0.01, 2.0)])
 
 #: The function that makes the learner, and what differs from models.py:Net and models.py:loaders.
@@ -104,6 +105,14 @@ LEARNERS = {
     "model_before_data": (learner, {"data": "models.py:drawn", "model_first": True}),
     "torch_plateau": (by_torch(partial(ReduceLROnPlateau, patience=0, factor=0.5)), {}),
     "torch_lambda": (by_torch(partial(LambdaLR, lr_lambda=models.down)), {}),
+    "together": (
+        lambda m, d: learner(m, d, F.cross_entropy, SGD, FALL, GradientAccumulation(3)),
+        {},
+    ),
+    "together_by_items": (
+        lambda m, d: learner(m, d, F.cross_entropy, SGD, FALL, GradientAccumulation(n_samples=20)),
+        {},
+    ),
     "phases": (lambda m, d: learner(m, d, F.cross_entropy, SGD, ParamScheduler({"lr": PHASES})), {}),
 }
 
