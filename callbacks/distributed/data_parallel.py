@@ -69,12 +69,12 @@ class DataParallel:
         self.in_order = in_order
         if in_order:
             self.wrapped.register_comm_hook(InOrder(), lambda adder, bucket: adder.add(bucket))
-        self.trained = names_of_trained(self.whole)
+        self.trained = trained_in(self.whole)
         self.note, self._is_proved = self.whole.note, self.is_searched
 
     def is_current(self, learn: LearnerProtocol) -> bool:
         """Is this still the learner's model, with the same trained parameters?"""
-        return self.whole.model is learn.model and self.trained == names_of_trained(self.whole)
+        return self.whole.model is learn.model and self.trained == trained_in(self.whole)
 
     @contextmanager
     def forward(self, learn: LearnerProtocol, is_synced: bool) -> Iterator[None]:
@@ -92,7 +92,7 @@ class DataParallel:
                 self.wrapped()
             except RuntimeError as error:
                 self._check_trained()
-                raise named(error, self.trained) from None
+                raise named(error, [*self.trained]) from None
             yield
 
     def send(self, learn: LearnerProtocol, numbers: list[float | Tensor]) -> None:
@@ -149,19 +149,19 @@ class DataParallel:
 
     def end_pass(self) -> None:
         """Copy the buffers of the first rank, as running means, to all others."""
-        if not self.is_searched:
-            self._check_trained()
+        self._check_trained()
         for buffer in self.whole.buffers():
             dist.broadcast(buffer, src=0)
 
     def _check_trained(self) -> None:
-        """Refuse parameters that were frozen or unfrozen since the pass started; torch sums the same ones."""
-        now = names_of_trained(self.whole)
-        changed = [each.removeprefix("model.") for each in {*now} ^ {*self.trained}]
+        """Refuse other trained parameters than those at the start of the pass, which torch sums."""
+        then, now = {*self.trained.items()}, {*trained_in(self.whole).items()}
+        changed = now - then if self.is_searched else now ^ then  # torch may miss some, but sums no others
         if changed:
+            names = ", ".join(sorted({each.removeprefix("model.") for each, _ in changed}))
             raise RuntimeError(
-                f"Distributed: {', '.join(sorted(changed))} were frozen or unfrozen in the middle of a pass. "
-                "Do so in before_epoch, or between two fits."
+                f"Distributed: {names} were frozen, unfrozen or replaced in the middle of a pass. Do so in "
+                "before_epoch, or between two fits."
             )
 
 
@@ -230,9 +230,9 @@ def is_trained(module: nn.Module) -> bool:
     return any(each.requires_grad for each in module.parameters())
 
 
-def names_of_trained(module: nn.Module) -> list[str]:
-    """The names of the parameters that are trained."""
-    return [name for name, each in module.named_parameters() if each.requires_grad]
+def trained_in(module: nn.Module) -> dict[str, int]:
+    """The names of the parameters that are trained, each with its id, since one may be replaced."""
+    return {name: id(each) for name, each in module.named_parameters() if each.requires_grad}
 
 
 def named(error: RuntimeError, names: list[str]) -> RuntimeError:

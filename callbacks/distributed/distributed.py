@@ -27,7 +27,7 @@ from callbacks.model.lazy import LAZY, empties_in
 from callbacks.model.module_state import kept_buffers
 from callbacks.model.shards import local
 from callbacks.results.loss_weight import LossWeight, Weight
-from callbacks.step.accumulation import parameters_of, scaled
+from callbacks.step.accumulation import add_kept, parameters_of, scaled, set_aside
 
 
 class Distributed(Callback):
@@ -180,10 +180,13 @@ class Distributed(Callback):
                 yield
         else:
             loss = learn.loss_grad
+            # gradients of an update that another callback has skipped are divided already
+            left = set_aside(self, learn) if learn.n_waiting and self._accumulation is None else None
             self._before_backward(learn, group, engine)
             yield
             learn.loss_grad = loss
             self._after_backward(learn, group, engine)
+            add_kept(parameters_of(learn), left) if left else None
 
     def before_backward(self, learn: LearnerProtocol) -> None:
         """Weight the loss by this rank's share, so that a share in which nothing counts is 0, and not NaN."""

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from callbacks.core.learner_protocol import LearnerProtocol
 from callbacks.core.modules import modules_beside
 from callbacks.core.registry import describe
-from callbacks.distributed.data_parallel import N_NUMBERS, is_trained, names_of_trained, tensor_of, zero_of
+from callbacks.distributed.data_parallel import (
+    N_NUMBERS,
+    is_trained,
+    tensor_of,
+    trained_in,
+    zero_of,
+)
 from callbacks.model import shards
 from callbacks.model.named import find_layers
 from callbacks.optim.optimizers import members_of
@@ -71,7 +77,7 @@ class Sharded:
         check_sharded(self.model)
         self.model.set_requires_gradient_sync(True)
         self.model.set_reshard_after_forward(False, recurse=False)  # its own weights are needed again at once
-        self.trained = names_of_trained(self.model)
+        self.trained = trained_in(self.model)
         self.size, self.device = dist.get_world_size(), learn.device
         self.n_divided = self.size  # what gradients are divided by
         self._note = torch.zeros(N_NUMBERS, dtype=torch.float32, device=self.device)
@@ -79,7 +85,7 @@ class Sharded:
 
     def is_current(self, learn: LearnerProtocol) -> bool:
         """Is this still the learner's model, with the same trained parameters?"""
-        return self.model is learn.model and self.trained == names_of_trained(self.model)
+        return self.model is learn.model and self.trained == trained_in(self.model)
 
     def send(self, learn: LearnerProtocol, numbers: list[float | Tensor]) -> None:
         """Send numbers while the backward pass runs."""
@@ -109,6 +115,7 @@ class Sharded:
     def end_pass(self) -> None:
         """Copy the buffers of the first rank, as running means, to all others."""
         self.release_weights()
+        check_sharded(self.model)  # a layer may have been replaced
         for buffer in self.model.buffers():
             dist.broadcast(buffer, src=0)
 

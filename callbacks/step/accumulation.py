@@ -101,7 +101,7 @@ class GradientAccumulation(Callback):
         weight = 1 if self._is_sum else self._weigh(learn)
         if not self.window["n_batches"]:
             if self.window.get("is_divided"):
-                self._put_aside(learn)
+                self.window |= {"is_divided": False, "left": set_aside(self, learn)}
             # the unit of weights: batches of equal size are scaled by 1, and nothing comes near an overflow
             weighs = weight if isinstance(weight, (int, float)) else n_targets(learn)
             self.window["unit"] = learn.ranks.unit(learn, weighs) or 1
@@ -138,32 +138,12 @@ class GradientAccumulation(Callback):
         gradients = [each.grad for each in parameters if each.grad is not None]
         if gradients and (isinstance(weight, Tensor) or weight != 1):
             torch._foreach_div_(gradients, weight)  # type: ignore[reportPrivateImportUsage]
-        for parameter, grad in zip(parameters, left or (), strict=False):
-            if grad is not None:
-                parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
+        add_kept(parameters, left)
         self._begin()
         self.window["is_divided"] = True
 
     def after_step(self, learn: LearnerProtocol) -> None:
         self.window["is_divided"] = False
-
-    def _put_aside(self, learn: LearnerProtocol) -> None:
-        """Keep the gradients of a skipped update for the next one: they are divided already."""
-        self.window["is_divided"] = False
-        parameters = parameters_of(learn)
-        left = [each.grad for each in parameters]
-        if all(each is None for each in left):
-            return
-        scaler = next((each for each in learn.callbacks if each.scales_gradients), None)
-        if scaler is not None:
-            raise ValueError(
-                f"{describe(self)}: the update before batch {learn.batch_idx} of epoch {learn.epoch} was "
-                f"skipped by CancelStep, and {describe(scaler)} has already unscaled its gradients: "
-                "drop them with learn.optimizer.zero_grad() before CancelStep, or use MixedPrecision('bf16')."
-            )
-        self.window["left"] = left
-        for each in parameters:
-            each.grad = None
 
     def after_train(self, learn: LearnerProtocol) -> None:
         if self._is_void(learn.batch_idx) or learn.interrupted:
@@ -219,6 +199,35 @@ class GradientAccumulation(Callback):
     def _is_void(self, last: int) -> bool:
         """Was a batch after the window's last one cancelled? If so, the loop has dropped all gradients."""
         return bool(self.window["n_batches"]) and self.window["last"] != last
+
+
+def set_aside(callback: Callback, learn: LearnerProtocol) -> list[Tensor | None] | None:
+    """Take the gradients of an update that was skipped with `CancelStep`, which are divided already.
+
+    Returns:
+        Those of `parameters_of(learn)`, for `add_kept`; None if there are none.
+    """
+    parameters = parameters_of(learn)
+    left = [each.grad for each in parameters]
+    if all(each is None for each in left):
+        return None
+    scaler = next((each for each in learn.callbacks if each.scales_gradients), None)
+    if scaler is not None:
+        raise ValueError(
+            f"{describe(callback)}: the update before batch {learn.batch_idx} of epoch {learn.epoch} was "
+            f"skipped by CancelStep, and {describe(scaler)} has already unscaled its gradients: "
+            "drop them with learn.optimizer.zero_grad() before CancelStep, or use MixedPrecision('bf16')."
+        )
+    for each in parameters:
+        each.grad = None
+    return left
+
+
+def add_kept(parameters: list[Tensor], left: list[Tensor | None] | None) -> None:
+    """Add the gradients that `set_aside` returned to those of these parameters."""
+    for parameter, grad in zip(parameters, left or (), strict=False):
+        if grad is not None:
+            parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
 
 
 def n_targets(learn: LearnerProtocol) -> int:

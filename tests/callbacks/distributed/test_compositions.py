@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from ranks.composed import Partly, make
 from ranks.in_ranks import in_ranks
 from ranks.ranked import network, weights_of
@@ -18,6 +19,7 @@ from callbacks import (
     SAM,
     SWA,
     Callback,
+    CancelStep,
     ClosureStep,
     EarlyStopping,
     GradientAccumulation,
@@ -75,6 +77,24 @@ class Freeze(Callback):
         learn.model[0].requires_grad_(learn.epoch != 1)
 
 
+class Replace(Callback):
+    """Replaces the last layer in the second epoch."""
+
+    def before_epoch(self, learn: Any) -> None:
+        if learn.epoch == 1:
+            torch.manual_seed(dist.get_rank() if dist.is_initialized() else 0)  # the first rank's are used
+            learn.model[2] = nn.Linear(16, 3)
+            learn.optimizer.param_groups[0]["params"] = [*learn.model.parameters()]
+
+
+class Skip(Callback):
+    """Updates the weights once for two batches."""
+
+    def before_step(self, learn: Any) -> None:
+        if not learn.batch_idx % 2:
+            raise CancelStep
+
+
 def own_loss(preds: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return (preds.softmax(1) - F.one_hot(targets, 3)).square().sum(1).mean()
 
@@ -116,6 +136,9 @@ def callbacks_of(case: str) -> list[Any]:
         "lean": lambda: [LeanStep()],
         "unused accumulated": lambda: [GradientAccumulation(2)],
         "frozen": lambda: [Freeze()],
+        "replaced": lambda: [Replace()],
+        "replaced unused": lambda: [Replace()],
+        "skipped": lambda: [Skip(), GradientClip(0.05)],
         "validated": lambda: [ValidateEvery("2 steps")],
         "fp16": lambda: [MixedPrecision("fp16")],
     }.get(case, list)()
@@ -136,6 +159,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lbfgs": {"optimizer": partial(torch.optim.LBFGS, max_iter=4, line_search_fn="strong_wolfe"), "size": 20},
     "lean": {},
     "frozen": {},
+    "replaced": {},
+    "replaced unused": {},
+    "skipped": {"size": 7},
     "validated": {},
     "sum": ADDED_UP,
     "sum of few": {**ADDED_UP, "size": 1, "n": 5},
@@ -156,6 +182,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 OF_DISTRIBUTED = {
     "unused": {"find_unused_parameters": True},
     "unused accumulated": {"find_unused_parameters": True},
+    "replaced unused": {"find_unused_parameters": True},
     "static": {"static_graph": True},
 }
 #: What is done with the learner, if it is not `fit`.

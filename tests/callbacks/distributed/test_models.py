@@ -159,12 +159,14 @@ class Change(Callback):
 
 def changed_within_a_pass() -> list[str]:
     found = []
-    for is_trained in (False, True):
+    for is_trained, settings in ((False, {}), (True, {}), (True, {"find_unused_parameters": True})):
         model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1))
         model[0].requires_grad_(not is_trained)
         data = Data([(torch.ones(2, 4), torch.ones(2, 1))] * 3)
         sgd = partial(torch.optim.SGD, lr=0.1)
-        learn = Learner(model, data, nn.functional.mse_loss, sgd, [Distributed(), Change(is_trained)])
+        learn = Learner(
+            model, data, nn.functional.mse_loss, sgd, [Distributed(**settings), Change(is_trained)]
+        )
         try:
             learn.fit(1)
         except RuntimeError as error:
@@ -174,8 +176,8 @@ def changed_within_a_pass() -> list[str]:
 
 def test_parameters_that_are_frozen_or_unfrozen_within_a_pass_are_named() -> None:
     for messages in in_ranks(2, changed_within_a_pass, limit=10):
-        assert len(messages) == 2
-        assert all("0.bias, 0.weight were frozen or unfrozen in the middle" in each for each in messages)
+        assert len(messages) == 3
+        assert all("0.bias, 0.weight were frozen, unfrozen or replaced" in each for each in messages)
 
 
 def empty_message() -> str:

@@ -77,20 +77,45 @@ def test_accumulated_gradients_count_all_items_and_are_dropped_with_their_window
                 torch.testing.assert_close(weights[name], each, rtol=0, atol=2e-6)
 
 
-def with_another_head() -> str:
-    learn = learner_of(Distributed("fsdp"))
-    learn.fit(1)
-    learn.model[3] = nn.Linear(17, 3)
-    learn.optimizer = torch.optim.SGD(learn.model.parameters(), lr=0.1)
+class Replace(Callback):
+    """Replaces the last layer, or its parameters, in the second epoch."""
+
+    def __init__(self, event: str, whole: bool) -> None:
+        super().__init__()
+        self.event, self.whole = event, whole
+
+    def before_epoch(self, learn: Any) -> None:
+        self.replace(learn, "before_epoch")
+
+    def before_batch(self, learn: Any) -> None:
+        self.replace(learn, "before_batch")
+
+    def replace(self, learn: Any, event: str) -> None:
+        if (event, learn.epoch, learn.batch_idx) != (self.event, 1, 0):
+            return
+        if self.whole:
+            learn.model[3] = nn.Linear(17, 3)
+        else:
+            learn.model[3].weight, learn.model[3].bias = nn.Linear(17, 3).parameters()
+        learn.optimizer.param_groups[0]["params"] = [*learn.model.parameters()]
+
+
+def with_another_head(event: str, whole: bool) -> str:
+    learn = learner_of(Distributed("fsdp"), Replace(event, whole))
     try:
-        learn.fit(1)
+        learn.fit(3)
     except ValueError as error:
         return str(error)
     return ""
 
 
-def test_a_layer_that_is_replaced_after_sharding_is_refused_by_name() -> None:
-    assert all("its trained 3.weight, 3.bias" in each for each in in_ranks(2, with_another_head))
+@pytest.mark.parametrize(
+    ("event", "whole"), [("before_epoch", True), ("before_epoch", False), ("before_batch", True)]
+)
+def test_a_layer_that_is_replaced_after_sharding_is_refused_by_name(event: str, whole: bool) -> None:
+    assert all(
+        "its trained 3.weight, 3.bias" in each for each in in_ranks(2, with_another_head, event, whole)
+    )
 
 
 def validated(n_valid: int) -> Any:
