@@ -250,12 +250,12 @@ class Callback:
     def state_dict(self) -> dict[str, Any]:
         """The attributes named in `state` that exist now, by name; not copied.
 
-        For a module, an optimizer, a scheduler, or a list or dict of them, their state dict.
+        For a module, an optimizer, a scheduler, a parameter, or a list or dict of them, their state.
         """
         return values_of(self, self.state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load what `state_dict` returned; the state of a module or optimizer goes into the existing object.
+        """Load what `state_dict` returned; a module, optimizer or parameter stays the same object.
 
         Raises:
             ValueError: `state` contains a name that the callback does not declare.
@@ -263,7 +263,7 @@ class Callback:
         put_values(self, self.state, state)
 
     def objects(self) -> dict[str, Any]:
-        """The modules, optimizers and schedulers named in `state`, by name.
+        """The modules, optimizers, schedulers and parameters named in `state`, by name.
 
         A property with a setter is plain data and is not read.
         """

@@ -82,10 +82,14 @@ class LearnerProtocol(Protocol):
     error: BaseException | None  #: the error that ended the fit
     ranks: Any  #: the processes that train together, a `Ranks`
     # files
-    state: tuple[str, ...]  #: attributes to save, declared by a subclass of the learner
     resumed: bool  #: does this fit resume from a checkpoint? Known from `before_fit` on
     #: assign True in `before_fit` to save within a pass: the loop then records what a pass draws from
     marks_passes: bool
+
+    @property
+    def state(self) -> tuple[str, ...]:
+        """The attributes to save, which a subclass of the learner declares."""
+        ...
 
     @property
     def callbacks(self) -> CallbackList:

@@ -1,16 +1,17 @@
-"""The values of the attributes that a class declares in `state`: plain ones, modules, optimizers."""
+"""The values of the attributes that a class declares in `state`: plain, modules, optimizers, parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from callbacks.model.module_state import put_state, state_of
 
 KIND = "state of"  # the key that marks the state of an object, or of a container of objects
-ITEMS = "items"
+ITEMS, TRAINED = "items", "a trained tensor"
 LONGEST = 100  # longer containers hold numbers, not modules
 
 
@@ -28,16 +29,20 @@ def put_values(owner: Any, names: Iterable[str], values: dict[str, Any]) -> None
     for name, value in values.items():
         if not is_marked(value):
             setattr(owner, name, value)
+        elif value[KIND] == TRAINED:
+            setattr(owner, name, filled(getattr(owner, name, None), value["state"]))
         elif getattr(owner, name, None) is not None:  # otherwise before_fit creates it first
             put_into(getattr(owner, name), value, f"{type(owner).__name__}.{name}")
 
 
 def value_of(value: Any) -> Any:
-    """The value itself, or the marked state of a module, an optimizer, or a container of such."""
+    """The value itself, or the marked state of a module, an optimizer, a parameter, or a container."""
+    if is_trained(value):
+        return {KIND: TRAINED, "state": value.detach()}
     if is_stateful(value):
         state = state_of(value) if isinstance(value, nn.Module) else value.state_dict()
         return {KIND: f"{type(value).__module__}.{type(value).__qualname__}", "state": state}
-    if any(is_stateful(each) for _, each in items_of(value)):
+    if any(is_kept(each) for _, each in items_of(value)):
         return {KIND: ITEMS, "state": {key: value_of(each) for key, each in items_of(value)}}
     return value
 
@@ -50,7 +55,11 @@ def put_into(there: Any, marked: dict[str, Any], place: str) -> None:
         if items.keys() != state.keys():
             raise ValueError(f"{place} has items {list(items)}, but its saved state has {list(state)}.")
         for key, value in state.items():
-            if is_marked(value):
+            if is_marked(value) and value[KIND] == TRAINED:
+                value = filled(items[key], value["state"])
+                if not isinstance(there, tuple):
+                    there[key] = value
+            elif is_marked(value):
                 put_into(items[key], value, f"{place}[{key!r}]")
             elif not isinstance(there, tuple):
                 there[key] = value
@@ -68,8 +77,17 @@ def put_into(there: Any, marked: dict[str, Any], place: str) -> None:
         raise
 
 
+def filled(there: Any, values: Tensor) -> Tensor:
+    """The trained tensor with these values: the existing one, which an optimizer may hold, or a new one."""
+    if not is_trained(there) or there.shape != values.shape:
+        return nn.Parameter(values)
+    with torch.no_grad():
+        there.copy_(values)
+    return there
+
+
 def objects_of(owner: Any, names: Iterable[str]) -> dict[str, Any]:
-    """The objects with their own state among these attributes, and in lists of objects, by name.
+    """The objects with their own state and the trained tensors among these attributes and in lists, by name.
 
     A property that can be assigned is not read: it is plain data, and reading it may wait for a device.
     """
@@ -79,11 +97,16 @@ def objects_of(owner: Any, names: Iterable[str]) -> dict[str, Any]:
         if isinstance(held, property) and held.fset is not None:
             continue
         value = getattr(owner, name, None)
-        if is_stateful(value):
+        if is_kept(value):
             found[name] = value
         else:
-            found |= {f"{name}.{key}": each for key, each in items_of(value) if is_stateful(each)}
+            found |= {f"{name}.{key}": each for key, each in items_of(value) if is_kept(each)}
     return found
+
+
+def is_kept(value: Any) -> bool:
+    """Is its state loaded into the existing object, instead of replacing it?"""
+    return is_stateful(value) or is_trained(value)
 
 
 def is_stateful(value: Any) -> bool:
@@ -91,6 +114,13 @@ def is_stateful(value: Any) -> bool:
     if isinstance(value, type):
         return False
     return callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None))
+
+
+def is_trained(value: Any) -> bool:
+    """Is it a tensor that an optimizer may train: an `nn.Parameter`, or another leaf with gradients?"""
+    return isinstance(value, nn.Parameter) or (
+        isinstance(value, Tensor) and value.is_leaf and value.requires_grad
+    )
 
 
 def items_of(value: Any) -> list[tuple[Any, Any]]:

@@ -17,8 +17,10 @@ from torch.utils.data import DataLoader
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.modules import declared, modules_beside
 from callbacks.core.settings import check_switches
+from callbacks.model.declared import is_trained
 from callbacks.optim.optimizers import members_of
 from callbacks.optim.parameter_rules import parameters_of
+from callbacks.optim.saved_state import put_optimizer, wrapped_in, wrapped_states
 from callbacks.place.prefetch import Prefetch, lane_to
 
 
@@ -121,6 +123,9 @@ class DevicePlacement(Callback):
                 module.to(self.device)
         there = owned(learn)
         for each in there:
+            if is_trained(each) and each.device != self.device:
+                each.data = each.data.to(self.device)
+        for each in there:
             if each is learn.optimizer or isinstance(each, torch.optim.Optimizer):
                 place_optimizer(each)
         self._placed, self._owned = (learn.model, there) if self._is_fitting else (None, None)
@@ -168,8 +173,9 @@ def find_device(device: str | torch.device) -> torch.device:
 def place_optimizer(optimizer: Any) -> None:
     """Move the state of an optimizer, or of each of several, to the device of its parameters."""
     for member in members_of(optimizer):
-        if is_elsewhere(member):  # numbers such as `step` may stay on the CPU: load_state_dict knows which
-            member.load_state_dict(member.state_dict())
+        each_of = (member, *(inner for *_, inner in wrapped_in(member)))
+        if any(map(is_elsewhere, each_of)):  # numbers such as `step` may stay on the CPU: torch knows which
+            put_optimizer(member, member.state_dict(), wrapped_states(member))
 
 
 def is_elsewhere(optimizer: Any) -> bool:

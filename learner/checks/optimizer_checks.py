@@ -10,15 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.core.contract import Callback
-from callbacks.core.modules import declared
+from callbacks.core.modules import declared, modules_beside
+from callbacks.model.declared import is_kept, items_of
 from callbacks.optim.optimizers import members_of, needs_closure, title_of
 from callbacks.optim.parameter_rules import parameters_of
+from callbacks.optim.saved_state import wrapped_in
 from callbacks.step.closures import SAM
 from learner.checks.reached import variables_of
+from learner.data.tensors import counted
 from learner.messages.arguments import is_optimizer
 from learner.messages.problems import LearnerWarning, listed
+from learner.state.attributes import FitState, names_of
 from learner.state.protocol import FullLearner
 
+OF_THE_LEARNER = {*names_of(FitState), "optimizer_given"}
 N_LEVELS = 3  # the function that `on` makes, the user's, and one that it calls
 
 
@@ -55,22 +60,24 @@ def owner_problems(
 
 
 def unsaved_problems(learn: FullLearner) -> Iterator[Exception]:
-    """Report an optimizer that a callback holds or its functions use, and that is not saved."""
-    declared_ones = optimizers_in(dict(declared(learn)).values())
-    saved = set(map(id, (learn.optimizer, *members_of(learn.optimizer), *declared_ones)))
+    """Report optimizers that callbacks hold or use, and tensors that these train, if they are not saved."""
+    kept = dict(declared(learn))
+    saved = set(map(id, [learn.optimizer, *members_of(learn.optimizer), *optimizers_in(kept.values())]))
+    saved |= {id(inner) for *_, inner in wrapped_in(learn.optimizer)}
     held_elsewhere = {id(each) for holder in learn.callbacks for each in optimizers_in(vars(holder).values())}
-    for callback in learn.callbacks:
+    for owner in (learn, *learn.callbacks):
         held = [
             name
-            for name, value in vars(callback).items()
+            for name, value in own_attributes(owner).items()
             if any(id(each) not in saved for each in optimizers_in([value]))
         ]
-        if held and not callback.state_dict():
-            title = type(callback).__name__
+        if held and not saves_itself(owner):
+            title, state = type(owner).__name__, state_for(owner, learn)
             yield LearnerWarning(
                 f"{title}.{held[0]} is an optimizer whose state is not saved in checkpoints, so a resumed "
-                f"run gives different results: write state = ({held[0]!r},) in the class {title}."
+                f"run gives different results: write state = {state} in the class {title}."
             )
+    for callback in learn.callbacks:
         for each in optimizers_in(used_by(callback)):
             if id(each) not in saved | held_elsewhere:
                 yield LearnerWarning(
@@ -78,6 +85,49 @@ def unsaved_problems(learn: FullLearner) -> Iterator[Exception]:
                     "not saved in checkpoints, so a resumed run gives different results: make it an "
                     "attribute of a Callback class, and list it in the `state` of the class."
                 )
+    yield from unsaved_tensors(learn, kept)
+
+
+def own_attributes(owner: Callback | FullLearner) -> dict[str, Any]:
+    """The attributes of a callback, or those that a subclass has added to the learner."""
+    if isinstance(owner, Callback):
+        return vars(owner)
+    return {name: value for name, value in vars(owner).items() if name not in OF_THE_LEARNER}
+
+
+def saves_itself(owner: Callback | FullLearner) -> bool:
+    """Does it define its own `state_dict`, which saves something?"""
+    if not isinstance(owner, Callback) or type(owner).state_dict is Callback.state_dict:
+        return False
+    return bool(owner.state_dict())
+
+
+def state_for(owner: Callback | FullLearner, learn: FullLearner) -> tuple[str, ...]:
+    """The names to declare: the present ones, and the modules, optimizers and parameters that it holds."""
+    elsewhere = {id(each) for each in (*learn.model.modules(), *learn.model.parameters(), learn.optimizer)}
+    found = {
+        name: [value, *(each for _, each in items_of(value))]
+        for name, value in own_attributes(owner).items()
+        if id(value) not in elsewhere
+    }
+    new = (name for name in found if name not in owner.state and any(map(is_kept, found[name])))
+    return (*owner.state, *new)
+
+
+def unsaved_tensors(learn: FullLearner, kept: dict[str, Any]) -> Iterator[Exception]:
+    """Report tensors that a declared optimizer trains, and that no model, module or `state` holds."""
+    modules = (learn.model, *modules_beside(learn).values())
+    saved = {id(each) for module in modules for each in module.parameters()} | set(map(id, kept.values()))
+    own = {each.name for each in learn.callbacks if saves_itself(each)}
+    for place, optimizer in kept.items():
+        tensors = [each for found in optimizers_in([optimizer]) for each in parameters_of(found)]
+        n_lost = sum(id(each) not in saved for each in tensors)
+        if n_lost and not place.startswith(tuple(f"callbacks.{name}." for name in own)):
+            words = counted(n_lost, "tensor that is", "tensors that are")
+            yield LearnerWarning(
+                f"learn.{place.removeprefix('learner.')} trains {words} not saved in checkpoints, so a "
+                "resumed run gives different results: list their module, or the parameters, in `state` too."
+            )
 
 
 def used_by(callback: Callback) -> list[Any]:

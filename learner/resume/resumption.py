@@ -18,7 +18,7 @@ from learner.data.batching import TensorLoader
 from learner.data.generators import takers
 from learner.files import checkpoint_file
 from learner.passes import positions
-from learner.resume import loading, own_data
+from learner.resume import loading, lost_states, own_data
 from learner.resume.newest import newest_intact
 from learner.resume.undo import unchanged_on_error
 from learner.state.fingerprint import SOFT, check_allow, data_differences, differences, fingerprint, loader_of
@@ -144,22 +144,18 @@ class Resumption:
         """
         learn.loop.start = None
         self._restore(learn)
+        self._check_states(learn, in_pass=True)
         learn.loop.known.mark = self.fit["mark"]
         learn.stop_reason = self.fit["stop_reason"]
         batches_of = partial(learn.loop.known.batches_of, learn, loader)
         now = {**self.fit["now"], "random": self.contents["random"]}
         return positions.resume(loader, batches_of, self.fit["mark"], now, self.position)
 
-    def _check_states(self, learn: FullLearner) -> None:
-        """Refuse to lose the state of a callback that was added during the fit and is missing now."""
-        states = self.contents["callbacks"]
-        lost = [name for name, state in states.items() if state and name not in learn.callbacks]
-        if lost and not self.may_lose_callbacks:
-            raise ValueError(
-                f"{self.path} contains the state of the callback {lost[0]!r}, which was added during the "
-                "fit and is missing now. Pass it to the Learner or to fit, or add it in a before_fit. To "
-                "resume without its state: allow=('callbacks',)."
-            )
+    def _check_states(self, learn: FullLearner, *, in_pass: bool = False) -> None:
+        """Refuse to lose the state of a callback, or of an object in `state`, that is missing now."""
+        if not self.may_lose_callbacks:
+            lost_states.check_callbacks(learn, self.contents, self.path)
+            lost_states.check_objects(learn, self.contents, self.path, in_pass=in_pass)
 
     def _restore(self, learn: FullLearner) -> None:
         n_epochs, n_batches = learn.n_epochs, learn.n_batches
