@@ -2,7 +2,7 @@
 
 Run: python benchmarks/data.py [rounds]
 
-60,000 items of 784 float32 and a class number, in shuffled batches of 64, on one thread, without a model.
+60,000 items of 784 float32 and a class index, in shuffled batches of 64, on one thread, without a model.
 Every round goes through each loader once. A ratio compares two times of one round; the table shows its
 median over rounds. The same items are also read from a memory-mapped file of 188 MB: from the page cache,
 and "cold", after asking the system to drop the file's pages (where that is possible). Holding out a fifth of

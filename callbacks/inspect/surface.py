@@ -168,7 +168,7 @@ class LossSurface(ParameterRecorder):
         found = find_parameters(learn.model, None, "LossSurface")
         parameters = [found[name] for name in self.parameter_names if name in found]
         if sum(each.numel() for each in parameters) != self.path.shape[1]:
-            raise ValueError("LossSurface: the model has other parameters than those that were recorded.")
+            raise ValueError("LossSurface: the parameters of the model are not those that were recorded.")
         return parameters
 
 

@@ -88,7 +88,7 @@ class ClassCounts(OfClasses):
 class Precision(ClassCounts):
     """Precision: of the items that are predicted to be of a class, the share that is of this class.
 
-    Preds are scores of shape (items, classes, ...) for class numbers of shape (items, ...). With "binary"
+    Preds are scores of shape (items, classes, ...) for class indices of shape (items, ...). With "binary"
     preds can also have the shape of the targets, which are 0 and 1: logits, where above 0 means yes, or the
     whole numbers 0 and 1. With several labels per item, all predictions are counted together. As a metric of
     a learner, it takes preds as probabilities if the loss does, as `binary_cross_entropy`, and with

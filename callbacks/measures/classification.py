@@ -22,10 +22,10 @@ def accuracy(preds: Tensor, targets: Tensor) -> Tensor:
     do not count. With a loss of your own, targets below 0 do not count.
 
     Args:
-        preds: scores of shape (items, classes, ...) for class numbers as targets. Or, in the shape of
+        preds: scores of shape (items, classes, ...) for class indices as targets. Or, in the shape of
             `targets`: logits for yes or no, where above 0 means yes (not probabilities, which are all above
             0), or whole numbers, which are compared directly.
-        targets: class numbers of shape (items, ...), or 0 and 1 for no and yes. If some are below 0 and none
+        targets: class indices of shape (items, ...), or 0 and 1 for no and yes. If some are below 0 and none
             is 0, as with -1 and 1, the signs are compared; beside 0, those below 0 do not count.
 
     Raises:
@@ -138,7 +138,7 @@ class ClassMean(OfClasses):
 class TopKAccuracy(ClassMean):
     """Share of items whose class is among the `k` with the highest scores; `top_5_accuracy` for `k=5`.
 
-    Among equal scores the lower class number comes first, so `TopKAccuracy(1)` is `accuracy`. A score of
+    Among equal scores the lower class index comes first, so `TopKAccuracy(1)` is `accuracy`. A score of
     NaN is never among the highest for its own class. NaN if no item counts.
 
     Args:
@@ -193,7 +193,7 @@ def right_answers(preds: Tensor, targets: Tensor) -> Tensor:
         return preds.argmax(1) == targets
     raise ValueError(
         f"accuracy: preds of shape {tuple(preds.shape)} do not match targets of shape "
-        f"{tuple(targets.shape)}. Pass scores of shape (items, classes) for class numbers of shape "
+        f"{tuple(targets.shape)}. Pass scores of shape (items, classes) for class indices of shape "
         "(items,). For binary targets, pass logits of the same shape, such as preds.squeeze(-1)."
         + (CLASSES_LAST if preds.dim() > 2 and preds.shape[:-1] == targets.shape else "")
     )
@@ -223,7 +223,7 @@ def known_classes(
         raise ValueError(
             f"{title}: preds of shape {tuple(preds.shape)}, {preds.dtype}, do not match targets of shape "
             f"{tuple(targets.shape)}, {targets.dtype}. Pass scores of shape (items, classes, ...) for "
-            "class numbers of shape (items, ...)."
+            "class indices of shape (items, ...)."
         )
     known = (targets >= 0) & (targets < preds.shape[1])
     asked = torch.ones_like(known)

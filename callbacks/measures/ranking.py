@@ -85,9 +85,9 @@ class RowMean(Sums):
         """The mean over all rows; raises an error for invalid targets."""
         if n_foreign := int(self.n_foreign):
             raise ValueError(
-                f"{title}: {n_foreign} targets of the pass are relevances below 0 or NaN, or numbers of "
-                "items that do not exist. Pass relevances of 0 or more, and numbers below the number of a "
-                "row's scores."
+                f"{title}: {n_foreign} targets of the pass are relevances below 0 or NaN, or indices of "
+                "items that do not exist. Pass relevances of 0 or more, or indices below the number of "
+                "scores in a row."
             )
         return self.total / self.n_rows if self.n_rows else math.nan
 
@@ -95,7 +95,7 @@ class RowMean(Sums):
 class MeanReciprocalRank(RowMean):
     """Mean over rows of 1 / rank of the first relevant item; a row without relevant items counts as 0.
 
-    Preds are scores of shape (rows, items); targets are the number of the one relevant item of each row,
+    Preds are scores of shape (rows, items); targets are the index of the one relevant item of each row,
     shape (rows,), or relevances of the preds' own shape, where above 0 means relevant. Among equal scores,
     items that are not relevant come first, so a model that gives all items one score gains nothing; NaN comes
     last. NaN if there was no row.
@@ -120,7 +120,7 @@ class NDCG(RowMean):
 
     The gain of an item is its relevance, discounted by log2(1 + rank); the sum is divided by that of the best
     order. Tied scores get the mean over their orders; NaN comes last. Preds are scores of shape (rows,
-    items); targets are relevances of that shape, 0 or more, or the number of the one relevant item of each
+    items); targets are relevances of that shape, 0 or more, or the index of the one relevant item of each
     row. The result is called `ndcg_at_10` for `k=10`. NaN if there was no row.
 
     Args:

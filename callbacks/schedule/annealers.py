@@ -78,7 +78,7 @@ def exp(start: float, end: float) -> Annealer:
     """Exponential: the same factor at each step; both values are above 0, or both below."""
     checked("exp", start, end)
     if start * end <= 0:
-        raise ValueError(f"exp({start!r}, {end!r}): no factor leads from one to the other; use lin or cos.")
+        raise ValueError(f"exp({start!r}, {end!r}): both must be above 0, or both below; use lin or cos.")
     return Annealer("exp", (start, end), partial(_exp, start, end))
 
 

@@ -177,7 +177,7 @@ def check_targets(owner: str, learn: LearnerProtocol) -> None:
         if not is_rows(each, learn.n_items):
             raise TypeError(
                 f"{owner}: the targets are {shown(each)}, which cannot be mixed: pass a tensor with one "
-                "row per item, such as class numbers."
+                "row per item, such as class indices."
             )
 
 

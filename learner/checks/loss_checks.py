@@ -133,7 +133,7 @@ def class_problems(
     elif not probabilities and targets.dtype not in (torch.int64, torch.uint8):
         yield TypeError(
             f"the targets are {short(targets.dtype)} of shape {tuple(targets.shape)}, but {title} takes the "
-            "number of each item's class: write targets.long()."
+            "index of each item's class: write targets.long()."
         )
     elif not probabilities and has_classes_last(preds, targets):
         yield ValueError(classes_last_hint(preds, targets, title))

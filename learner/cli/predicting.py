@@ -38,7 +38,7 @@ def add_verbs(verbs: Verbs[Parser]) -> None:
     predict.add_argument("--output", type=Path, metavar="FILE", help=text)
     text = "columns of a CSV file to use, such as age,height (default: all)"
     predict.add_argument("--columns", default="", metavar="NAMES", help=text)
-    text = "the part of the model's output to keep: its name, such as logits, or its number"
+    text = "the part of the model's output to keep: its name, such as logits, or its index"
     predict.add_argument("--keep", type=name_or_number, metavar="NAME", help=text)
     predict.add_argument(
         "--batch-size", type=int, default=256, metavar="N", help="items per batch (default: 256)"
@@ -60,7 +60,7 @@ def add_run_verb(verbs: Verbs[Parser], name: str, description: str) -> Parser:
 
 
 def name_or_number(text: str) -> str | int:
-    """A part of an output by its name, or by its number in a tuple."""
+    """A part of an output by its name, or by its index in a tuple."""
     return int(text) if text.removeprefix("-").isdecimal() else text
 
 

@@ -66,7 +66,7 @@ class TensorLoader:
         drop_last: leave out a smaller last batch.
         seed: for the order; by default drawn from torch's random state.
         order: what is shuffled: `"items"`, or for data on a disk `"blocks"` of neighbours (see `Blocks`).
-        rows: the numbers of the items to use, ascending for arrays on a disk; by default all.
+        rows: the indices of the items to use, ascending for arrays on a disk; by default all.
 
     Raises:
         TypeError, ValueError: something is not a tensor or array, or the numbers or the order do not fit.
@@ -118,7 +118,7 @@ class TensorLoader:
         """The batches of an epoch from batch `first` on, counted from 0; earlier ones are not read.
 
         Args:
-            first: the number of the first batch.
+            first: the index of the first batch.
             spans: the range of each batch in the order of the epoch, ascending, instead of whole batches.
         """
         for column in self.columns:
@@ -136,7 +136,7 @@ class TensorLoader:
         return ((start, min(start + size, n_used)) for start in range(first * size, n_used, size))
 
     def order(self, epoch: int) -> Tensor | None:
-        """The numbers of the items in the order of an epoch; None for their own order."""
+        """The indices of the items in the order of an epoch; None for their own order."""
         if not self.shuffle:
             return self.rows
         if self.blocks is not None:

@@ -64,16 +64,16 @@ def find_directory(file: io.BufferedReader, length: int) -> tuple[int, int, int]
     end_at = length - END.size
     mark, *disks, n_entries, size, start, n_comment = END.unpack(read_at(file, end_at, END.size))
     if mark != b"PK\x05\x06" or n_comment:
-        raise bad_zip("it does not end as one")
+        raise bad_zip("it does not end like one")
     locator_at, end = end_at - LOCATOR.size, end_at
     locator = LOCATOR.unpack(read_at(file, locator_at, LOCATOR.size))
     if locator[0] == b"PK\x06\x07":
         end = locator_at - END_64.size
         mark, _, _, _, *disks, _, n_entries, size, start = END_64.unpack(read_at(file, end, END_64.size))
         if mark != b"PK\x06\x06" or locator[2] != end:
-            raise bad_zip("its two ends differ")
+            raise bad_zip("its two end records disagree")
     if any(disks[:2]) or start + size != end:
-        raise bad_zip("its directory is not where it says")
+        raise bad_zip("its directory is not at the place that it states")
     return start, size, n_entries
 
 
@@ -88,7 +88,7 @@ def entries(file: io.BufferedReader, content: bytes, n_entries: int, end: int) -
         name, extra = content[name_at:extra_at], content[extra_at : extra_at + n_extra]
         size, packed, header = in_64(extra, size, packed, header)
         if mark != b"PK\x01\x02" or flags & ~FLAGS or method or disk or packed != size:
-            raise bad_zip(f"{name!r} is packed or encrypted")
+            raise bad_zip(f"{name!r} is compressed or encrypted")
         check_name(name)
         start = header + LOCAL.size + check_header(file, header, name, end)
         yield Record(name.decode(), header, start, size, crc, file)
@@ -121,11 +121,11 @@ def check_name(name: bytes) -> None:
 def check_header(file: io.BufferedReader, header: int, name: bytes, end: int) -> int:
     """Check an entry's header, and return the length of its name and extra field."""
     if header > end:
-        raise bad_zip(f"{name!r} lies outside of it")
+        raise bad_zip(f"{name!r} lies outside the archive")
     mark, _, flags, method, *_, n_name, n_extra = LOCAL.unpack(read_at(file, header, LOCAL.size))
     name_there = read_at(file, header + LOCAL.size, n_name)
     if mark != b"PK\x03\x04" or flags & ~FLAGS or method or name_there != name:
-        raise bad_zip(f"{name!r} has another header than entry")
+        raise bad_zip(f"{name!r} has a header that differs from its entry")
     return n_name + n_extra
 
 
@@ -134,7 +134,7 @@ def check_apart(records: list[Record], end: int) -> None:
     ordered = sorted(records, key=lambda record: record.header)
     for record, limit in zip(ordered, [*(after.header for after in ordered[1:]), end], strict=True):
         if record.start + record.size > limit:
-            raise bad_zip(f"{record.name!r} is larger than its place")
+            raise bad_zip(f"{record.name!r} is larger than the space for it")
 
 
 def read_at(file: io.BufferedReader, at: int, size: int) -> bytes:

@@ -207,9 +207,7 @@ def tensors_of(contents: Any) -> Iterator[Tensor]:
         seen.add(id(value))
         if kind is Tensor:
             if value.untyped_storage().nbytes() < value.numel() * value.element_size():
-                raise TypeError(
-                    f"a tensor of shape {tuple(value.shape)} shares numbers: call to_plain first."
-                )
+                raise TypeError(f"a tensor of shape {tuple(value.shape)} shares memory: call to_plain first.")
             yield value
         elif kind is dict:
             left += [*value, *value.values()]

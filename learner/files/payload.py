@@ -65,7 +65,7 @@ def check_pickle(records: dict[str, Record], *, is_ours: bool = True) -> None:
     try:
         (StandIns if is_ours else StandInsOfTorch)(content, records).load()
     except (pickle.UnpicklingError, TypeError, IndexError, KeyError, AttributeError, EOFError) as error:
-        raise ValueError(f"its data make no sense ({error}). {NOT_RUN}") from None
+        raise ValueError(f"its data are invalid ({error}). {NOT_RUN}") from None
 
 
 def check_opcodes(content: bytes, allowed: frozenset[str]) -> None:
@@ -77,7 +77,7 @@ def check_opcodes(content: bytes, allowed: frozenset[str]) -> None:
         except StopIteration:
             return
         except ValueError as error:
-            raise ValueError(f"its data make no sense ({error}). {NOT_RUN}") from None
+            raise ValueError(f"its data are invalid ({error}). {NOT_RUN}") from None
         # a pickle numbers the objects in its memo; a number larger than its position only reserves memory
         if opcode.name not in allowed or (opcode.name == "LONG_BINPUT" and int(argument or 0) > (at or 0)):
             raise ValueError(f"its data use {opcode.name}. {NOT_RUN}")
@@ -105,9 +105,9 @@ class StandIns(pickle.Unpickler):
         word, kind, key, _, n_items = pid
         record = self.records.get(f"data/{key}")
         if word != "storage" or not isinstance(kind, StorageKind) or record is None or not whole(n_items):
-            raise ValueError(f"its data name a piece {key!r} that is not there. {NOT_RUN}")
+            raise ValueError(f"its data refer to a record {key!r} that is missing. {NOT_RUN}")
         if n_items * kind.item_size != record.size:
-            raise ValueError(f"its data give piece {key!r} another size than it has. {NOT_RUN}")
+            raise ValueError(f"its data give a wrong size for the record {key!r}. {NOT_RUN}")
         return Storage(record.size, kind.item_size)
 
 
@@ -151,7 +151,7 @@ class Parameter:
 
     def __call__(self, tensor: Any, requires_grad: Any, hooks: Any) -> None:
         if tensor is not None or type(requires_grad) is not bool:
-            raise ValueError(f"its data make a parameter of something that is not a tensor. {NOT_RUN}")
+            raise ValueError(f"its data build a parameter from something that is not a tensor. {NOT_RUN}")
 
 
 class Rebuild:
@@ -164,13 +164,13 @@ class Rebuild:
         item_size = dtypes[0].itemsize if dtypes else getattr(storage, "item_size", 1)
         fits = isinstance(storage, Storage) and type(shape) is type(strides) is tuple
         if not fits or len(shape) != len(strides) or not all(map(whole, (offset, *shape, *strides))):
-            raise ValueError(f"its data make a tensor of something that is not a storage. {NOT_RUN}")
+            raise ValueError(f"its data build a tensor from something that is not a storage. {NOT_RUN}")
         n_items, last = 1, offset
         for length, stride in zip(shape, strides, strict=True):
             n_items, last = n_items * length, last + (length - 1) * stride
         n_there = storage.n_bytes // item_size
         if n_items > n_there or (n_items and last >= n_there):
-            raise ValueError(f"its data make a tensor of shape {shape} out of {n_there} numbers. {NOT_RUN}")
+            raise ValueError(f"its data build a tensor of shape {shape} from {n_there} numbers. {NOT_RUN}")
 
 
 def whole(value: Any) -> bool:

@@ -53,7 +53,7 @@ def cross_validate(
 
     Args:
         make_learner: a function that returns a new `Learner` with a new model for the `Data` of a fold. If it
-            takes a second argument, this is the number of the fold, from 0, such as for the folder of a
+            takes a second argument, this is the index of the fold, from 0, such as for the folder of a
             `Checkpoint`.
         data: a pair (inputs, targets), as for `Data.from_tensors`, or a map-style data set.
         k: the number of folds.
@@ -63,7 +63,7 @@ def cross_validate(
         batch_size: items per batch; validation uses twice as many.
         stratify: a class for each item, such as the targets: each fold has about the same share of each.
         groups: a group for each item, such as a patient: items of a group are never in both parts.
-        folds: in place of `k`, pairs (train, valid) of numbers of items, or a splitter of scikit-learn,
+        folds: in place of `k`, pairs (train, valid) of item indices, or a splitter of scikit-learn,
             which gets the targets if they are one class or number for each item.
         seed: of the folds, the weights and the order of the items.
         options: further arguments of `TensorLoader` or `Data.from_datasets`.

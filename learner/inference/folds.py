@@ -12,7 +12,7 @@ from torch import Tensor
 from callbacks.core.warning import warn
 from learner.data.tensors import describe, is_whole
 
-#: For each fold the numbers of the items to train on, and of those to validate on, ascending.
+#: For each fold the indices of the items to train on, and of those to validate on, ascending.
 Folds = list[tuple[Tensor, Tensor]]
 
 
@@ -90,23 +90,23 @@ def as_folds(folds: Any, n_items: int, stratify: Any, groups: Any) -> Folds:
         plain = [None if each is None else np.asarray(each) for each in (stratify, groups)]
         folds = folds.split(np.zeros((n_items, 1)), *plain)
     if not isinstance(folds, Iterable) or isinstance(folds, (str, bytes)):
-        raise TypeError(f"cross_validate(folds={folds!r}): pass pairs (train, valid) of numbers of items.")
+        raise TypeError(f"cross_validate(folds={folds!r}): pass pairs (train, valid) of item indices.")
     found = [checked(number, pair, n_items) for number, pair in enumerate(folds)]
     if not found:
-        raise ValueError("cross_validate(folds=...) is empty: pass pairs (train, valid) of numbers of items.")
+        raise ValueError("cross_validate(folds=...) is empty: pass pairs (train, valid) of item indices.")
     return found
 
 
 def checked(number: int, pair: Any, n_items: int) -> tuple[Tensor, Tensor]:
-    """One fold as numbers of items, ascending."""
+    """One fold as item indices, ascending."""
     where = f"cross_validate(folds=...): fold {number}"
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-        raise TypeError(f"{where} is {describe(pair)}: pass a pair (train, valid) of numbers of items.")
+        raise TypeError(f"{where} is {describe(pair)}: pass a pair (train, valid) of item indices.")
     parts = [as_numbers(each, n_items) for each in pair]
     for part in parts:
         if part is None or not len(part) or part[0] < 0 or part[-1] >= n_items:
             raise ValueError(
-                f"{where} is {describe(pair)}: pass numbers of items from 0 to {n_items - 1}, at least one "
+                f"{where} is {describe(pair)}: pass item indices from 0 to {n_items - 1}, at least one "
                 "to train on and one to validate on."
             )
     train, valid = parts[0], parts[1]
@@ -119,7 +119,7 @@ def checked(number: int, pair: Any, n_items: int) -> tuple[Tensor, Tensor]:
 
 
 def as_numbers(part: Sequence[int] | Any, n_items: int) -> Tensor | None:
-    """Numbers of items, or a mask of them, as ascending numbers; None if it is something else."""
+    """Item indices, or a mask of the items, as ascending indices; None if it is something else."""
     found = torch.as_tensor(np.asarray(part))
     if found.dtype is torch.bool and found.shape == (n_items,):
         found = found.nonzero()[:, 0]

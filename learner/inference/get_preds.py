@@ -48,7 +48,7 @@ def get_preds(
     Args:
         learn: the learner.
         loader: batches; by default the validation data.
-        keep: the part of the model's output to keep: its name, such as `"logits"`, its number in a tuple,
+        keep: the part of the model's output to keep: its name, such as `"logits"`, its index in a tuple,
             such as `0`, or a function of the output. The rest, such as a cache, is dropped after each batch.
         returns: `"joined"`, or `"batches"` for lists with one entry per batch.
         with_inputs: return the inputs too.

@@ -16,7 +16,7 @@ def check_keep(keep: Any) -> None:
     """Check the argument before the pass."""
     if isinstance(keep, bool) or not (keep is None or isinstance(keep, (str, int)) or callable(keep)):
         raise TypeError(
-            f"get_preds(keep={keep!r}): pass the name of a part of the output, such as 'logits', its number, "
+            f"get_preds(keep={keep!r}): pass the name of a part of the output, such as 'logits', its index, "
             "such as 0, or a function of the output, such as lambda output: output.mean(1)."
         )
 

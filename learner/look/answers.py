@@ -18,7 +18,7 @@ Kind = Literal["classes", "labels", "numbers"]
 class Answers:
     """Answers and targets of the same shape."""
 
-    #: `"classes"`: class numbers of shape (items, ...). `"labels"`: 0 and 1 of shape (items, labels).
+    #: `"classes"`: class indices of shape (items, ...). `"labels"`: 0 and 1 of shape (items, labels).
     #: `"numbers"`: of shape (items, outputs)
     kind: Kind
     answers: Tensor  #: what the model answers
@@ -48,7 +48,7 @@ def answers_of(
     Args:
         preds: scores of shape (items, classes, ...), or logits, probabilities or numbers of the targets'
             shape.
-        targets: class numbers of shape (items, ...), 0 and 1, shares of classes, or numbers.
+        targets: class indices of shape (items, ...), 0 and 1, shares of classes, or numbers.
         loss_func: the loss, which shows whether scores are probabilities.
         kind: what the targets are, if shapes and types do not show it.
         threshold: from which score on the answer is yes; by default 0 for logits, 0.5 for probabilities.
@@ -92,7 +92,7 @@ def classes_of(
         raise ValueError(
             f"Interpretation: preds of shape {tuple(preds.shape)}, {preds.dtype}, and targets of shape "
             f"{tuple(targets.shape)}, {targets.dtype}, cannot be compared. Scores need the shape (items, "
-            "classes, ...) for class numbers of shape (items, ...); numbers need the targets' shape. Pass "
+            "classes, ...) for class indices of shape (items, ...); numbers need the targets' shape. Pass "
             "keep= to choose a part of the output or to reshape it."
         )
     ignored = ignored_by(loss_func) if ignore_index is None else ignore_index
@@ -135,7 +135,7 @@ def is_soft(targets: Tensor) -> bool:
 
 
 def fits(preds: Tensor, targets: Tensor) -> bool:
-    """Are they scores of shape (items, classes, ...) for class numbers of shape (items, ...)?"""
+    """Are they scores of shape (items, classes, ...) for class indices of shape (items, ...)?"""
     return preds.ndim > 1 and preds.shape[1] > 1 and preds.shape[:1] + preds.shape[2:] == targets.shape
 
 

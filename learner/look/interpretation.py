@@ -78,7 +78,7 @@ class Interpretation:
         losses: the loss of each item, shape (items,), float32; None with `losses=False`.
         preds, targets, inputs: of all items, on the CPU.
         kind: what the targets are.
-        answers: class numbers, 0 and 1, or numbers, in the targets' shape.
+        answers: class indices, 0 and 1, or numbers, in the targets' shape.
         classes: the names.
 
     Raises:
@@ -248,7 +248,7 @@ class Interpretation:
 
 
 def counts_of(targets: Tensor, answers: Tensor, n_classes: int) -> Tensor:
-    """The confusion matrix of some class numbers."""
+    """The confusion matrix of some class indices."""
     pairs = targets * n_classes + answers
     return torch.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
 

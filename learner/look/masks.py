@@ -25,7 +25,7 @@ def draw_masks(figure: Figure, masks: Any, names: Sequence[Any] | None, wrong: T
 
     Args:
         figure: of `draw_items`.
-        masks: class numbers of the items, shape (items, height, width) or (items, 1, height, width).
+        masks: class indices of the items, shape (items, height, width) or (items, 1, height, width).
         names: of the classes, or None.
         wrong: the pixels with a wrong answer, of the same shape; they are drawn in red.
     """

@@ -48,7 +48,7 @@ class Stock:
         with untouched(learn), learn.sandbox():  # restores the loader's position and all random states
             batches = list(islice(iter(learn.data.batches(loader)), N_SEEN))
         if not batches:
-            raise ValueError("find_batch_size: the training data yields no batch: pass data that does.")
+            raise ValueError("find_batch_size: the training data yields no batch: pass at least one.")
         batch = max(batches, key=self._bytes_per_item)
         self.n_items = in_batch(self.data, batch)
         if has_rows(batch, self.n_items):

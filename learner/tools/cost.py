@@ -231,6 +231,6 @@ def as_cost(
 def check_trainable(learn: FullLearner, method: str) -> None:
     """Raise an error for a learner that cannot train for a few steps now."""
     if learn.fitting:
-        raise RuntimeError(f"{method}() was called during a fit: wait for its end.")
+        raise RuntimeError(f"{method}() was called during a fit: call it before or after.")
     if learn.optimizer is None:
         raise TypeError(f"{method}(): there is no optimizer to train with: pass Learner(..., optimizer=...).")

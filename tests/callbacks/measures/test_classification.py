@@ -26,7 +26,7 @@ AVERAGES = ["macro", "micro", None]
 
 
 def classes(sizes, seed, n_classes=5, n_used=5, tied=False, shape=()):
-    """Batches of scores and class numbers, of which only the first `n_used` are answered or asked for."""
+    """Batches of scores and class indices, of which only the first `n_used` are answered or asked for."""
     generator = torch.Generator().manual_seed(seed)
     preds = torch.randn(sum(sizes), n_classes, *shape, generator=generator)
     preds[:, n_used:] -= 100

@@ -44,7 +44,7 @@ SIZES = (7, 7, 7, 2, 5, 1)  # of the batches: uneven, one of a single item
 
 NUMBERS = [MSE, RMSE, MAE, R2, ExplainedVariance, PearsonCorr]  # of preds and targets (items, 3)
 YES_OR_NO = [AUROC, F1, Accuracy]  # of (items,) and (items,)
-CLASSES = [  # of scores (items, 3) and class numbers (items,)
+CLASSES = [  # of scores (items, 3) and class indices (items,)
     Accuracy,
     partial(TopKAccuracy, 2),
     partial(Precision, "macro"),

@@ -213,5 +213,5 @@ def test_rows_that_do_not_fit_are_refused_with_those_that_do(metric, preds, targ
     "targets", [torch.tensor([3, -1]), torch.tensor([[1.0, -1.0, 0.0], [0.0, math.nan, 0.0]])]
 )
 def test_targets_that_no_order_suits_are_reported_when_the_pass_ends(metric, targets):
-    with pytest.raises(ValueError, match="2 targets of the pass are relevances below 0 or NaN, or numbers"):
+    with pytest.raises(ValueError, match="2 targets of the pass are relevances below 0 or NaN, or indices"):
         over(metric, [(torch.randn(2, 3), targets)])

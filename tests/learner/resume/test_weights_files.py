@@ -269,7 +269,7 @@ def test_attributes_are_restored_from_a_dict_only(target: bytes, state: bytes, t
         for name in old.namelist():
             is_pickle = name.endswith("data.pkl")
             new.writestr(name, b"\x80\x02" + target + state + b"b." if is_pickle else old.read(name))
-    with pytest.raises(CheckpointError, match="its data make no sense"):
+    with pytest.raises(CheckpointError, match="its data are invalid"):
         make(plain()).load(path)
 
 
