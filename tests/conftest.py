@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import preloaded  # noqa: F401
 import pytest
 import torch
 from tiny import line_batches
@@ -58,10 +59,21 @@ def own_modules(tmp_path_factory: pytest.TempPathFactory):
             del sys.modules[name]
 
 
-def pytest_collection_finish() -> None:
+N_MODULES = pytest.StashKey[int]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
     """Exempt what the imports have made from garbage collection, which otherwise takes 0.5 s each time."""
     gc.collect()
     gc.freeze()
+    session.stash[N_MODULES] = len(sys.modules)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Exempt also what this test has imported."""
+    if len(sys.modules) > item.session.stash[N_MODULES] + 50:
+        pytest_collection_finish(item.session)
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ import signal
 import socket
 import sys
 
-import learner.cli.commands  # noqa: F401
+import preloaded  # noqa: F401
+
 
 N_DESCRIPTORS = 3
 
