@@ -58,24 +58,35 @@ class Annealer:
 
 
 def constant(value: float) -> Annealer:
-    """A constant value."""
+    """The same value at any progress."""
     return Annealer("constant", (checked("constant", value),), partial(_lin, value, value))
 
 
 def lin(start: float, end: float) -> Annealer:
-    """Linear from `start` to `end`."""
+    """Change linearly from `start` to `end`.
+
+    Raises:
+        TypeError, ValueError: a value is not a finite number; this is so for all functions of this module.
+    """
     checked("lin", start, end)
     return Annealer("lin", (start, end), partial(_lin, start, end))
 
 
 def cos(start: float, end: float) -> Annealer:
-    """Half a cosine from `start` to `end`. Loshchilov and Hutter 2017, "SGDR", equation 5."""
+    """Change along half a cosine from `start` to `end`: slowly, quickly, slowly.
+
+    Source: Loshchilov and Hutter 2017, arXiv:1608.03983, equation 5.
+    """
     checked("cos", start, end)
     return Annealer("cos", (start, end), partial(_cos, start, end))
 
 
 def exp(start: float, end: float) -> Annealer:
-    """Exponential: the same factor at each step; both values are above 0, or both below."""
+    """Change exponentially, by the same factor at each step.
+
+    Raises:
+        ValueError: `start` and `end` are not both above 0, or both below.
+    """
     checked("exp", start, end)
     if start * end <= 0:
         raise ValueError(f"exp({start!r}, {end!r}): both must be above 0, or both below; use lin or cos.")
@@ -83,7 +94,11 @@ def exp(start: float, end: float) -> Annealer:
 
 
 def poly(start: float, end: float, power: float) -> Annealer:
-    """By a power of progress, above 0; a power above 1 changes late, one below 1 early."""
+    """Change with a power of progress: late if `power` is above 1, early if it is between 0 and 1.
+
+    Raises:
+        ValueError: `power` is not above 0.
+    """
     checked("poly", start, end, power)
     if power <= 0:
         raise ValueError(f"poly(power={power!r}): power must be a number above 0.")
@@ -110,7 +125,7 @@ def _poly(start: float, end: float, power: float, progress: float, n_steps: int 
 
 
 def combine(shares: Sequence[float], parts: Sequence[Callable[[float], float]]) -> Annealer:
-    """Several functions, one after the other.
+    """Join several functions, one after the other.
 
     Let s be the sum of the shares up to the end of a phase. With `n_steps`, which `ParamScheduler` passes,
     the phase ends at step `s * n_steps - 1`, counted from 0, as in torch's `OneCycleLR`: if `s * n_steps` is
@@ -152,10 +167,10 @@ def _combine(
 def one_cycle(
     start: float, peak: float, end: float, pct_start: float = 0.25, anneal: Literal["cos", "linear"] = "cos"
 ) -> Annealer:
-    """The 1cycle policy: up to a peak along a cosine, and down again; for a momentum down and up.
+    """Rise along a cosine to a peak, then fall to `end` (1cycle); with a low peak, fall and then rise.
 
-    Smith and Topin 2018, "Super-convergence". Over whole steps it is `torch.optim.lr_scheduler.OneCycleLR`
-    with `start = max_lr / div_factor`, `peak = max_lr`, `end = start / final_div_factor`.
+    Over whole steps it is `torch.optim.lr_scheduler.OneCycleLR` with `start = max_lr / div_factor`,
+    `peak = max_lr`, `end = start / final_div_factor`.
 
     Args:
         start: the value at the start.
@@ -163,6 +178,11 @@ def one_cycle(
         end: the value at the end.
         pct_start: the position of the peak, in (0, 1).
         anneal: along half a cosine, or linearly, as torch's `anneal_strategy`.
+
+    Raises:
+        ValueError: `pct_start` is not in (0, 1), or `anneal` is neither.
+
+    Source: Smith and Topin 2018, arXiv:1708.07120.
     """
     share = checked_share("one_cycle", "pct_start", pct_start)
     check_choice("one_cycle", "anneal", anneal, ("cos", "linear"))
@@ -172,7 +192,7 @@ def one_cycle(
 
 
 def flat_cos(value: float, end: float = 0.0, pct_start: float = 0.75) -> Annealer:
-    """Constant up to `pct_start`, then along a cosine to `end`."""
+    """Stay at `value` up to the share `pct_start`, in [0, 1), then change along a cosine to `end`."""
     share = checked_share("flat_cos", "pct_start", pct_start, may_be_0=True)
     return named(
         "flat_cos", combine((share, 1 - share), (constant(value), cos(value, end))), value, end, share
@@ -180,7 +200,7 @@ def flat_cos(value: float, end: float = 0.0, pct_start: float = 0.75) -> Anneale
 
 
 def warmup_cosine(peak: float, warmup: float = 0.1, start: float = 0.0, end: float = 0.0) -> Annealer:
-    """Linear up to the peak over a share `warmup`, then along a cosine to `end`."""
+    """Rise linearly to `peak` over the share `warmup`, in [0, 1), then change along a cosine to `end`."""
     share = checked_share("warmup_cosine", "warmup", warmup, may_be_0=True)
     whole = combine((share, 1 - share), (lin(start, peak), cos(peak, end)))
     return named("warmup_cosine", whole, peak, share, start, end)
@@ -189,9 +209,19 @@ def warmup_cosine(peak: float, warmup: float = 0.1, start: float = 0.0, end: flo
 def wsd(
     peak: float, warmup: float = 0.1, decay: float = 0.1, start: float = 0.0, end: float = 0.0
 ) -> Annealer:
-    """Warm-up, stable, decay: linear up, constant, linear down over the last share.
+    """Warm up, stay, decay: rise linearly to `peak`, stay there, then change linearly to `end`.
 
-    Hu et al. 2024, "MiniCPM", equation 1; the linear decay as in Haegele et al. 2024.
+    Args:
+        peak: the value between warm-up and decay.
+        warmup: the share of the rise, in [0, 1).
+        decay: the share of the decay, in [0, 1).
+        start: the value at the start.
+        end: the value at the end.
+
+    Raises:
+        ValueError: a share is not in [0, 1), or their sum is above 1.
+
+    Source: Hu et al. 2024, arXiv:2404.06395, equation 1; linear decay as in Haegele et al. 2024.
     """
     up = checked_share("wsd", "warmup", warmup, may_be_0=True)
     down = checked_share("wsd", "decay", decay, may_be_0=True)
@@ -202,11 +232,15 @@ def wsd(
 
 
 def sgdr(value: float, end: float = 0.0, n_cycles: int = 3, mult: float = 2.0) -> Annealer:
-    """Down along a cosine with restarts, each cycle `mult` times as long as the one before.
+    """Fall along a cosine with restarts, each cycle `mult` times as long as the one before.
 
-    Loshchilov and Hutter 2017, "SGDR: Stochastic gradient descent with warm restarts". Over whole steps it is
-    `torch.optim.lr_scheduler.CosineAnnealingWarmRestarts`: each cycle starts at `value`, and the next one
-    starts at the step where `end` would be reached.
+    Over whole steps it is `torch.optim.lr_scheduler.CosineAnnealingWarmRestarts`: each cycle starts at
+    `value`, and the next one starts at the step where `end` would be reached.
+
+    Raises:
+        ValueError: `n_cycles` is not a whole number of 1 or more, or `mult` is not above 0.
+
+    Source: Loshchilov and Hutter 2017, arXiv:1608.03983, "SGDR".
     """
     checked("sgdr", value, end, mult)
     if type(n_cycles) is not int or n_cycles < 1 or mult <= 0:
