@@ -82,6 +82,12 @@ class LearnerClassifier(ClassifierMixin, LearnerEstimator):
 
     def _learn_targets(self, y: Any, classes: Any) -> None:
         check_classification_targets(y)
+        if np.ndim(y) == 2 and np.shape(y)[1] > 1:
+            raise ValueError(
+                f"{type(self).__name__} takes one class per item, but y has the shape {np.shape(y)}. For "
+                "several labels per item use LearnerRegressor with loss_func=nn.BCEWithLogitsLoss; it "
+                "predicts their probabilities."
+            )
         given = self.classes if classes is None else classes
         self.classes_ = np.unique(column_or_1d(y)) if given is None else np.asarray(given)
         if len(set(self.classes_.tolist())) < len(self.classes_):

@@ -15,6 +15,7 @@ from callbacks.core.modules import plain_name
 from callbacks.results.reductions import name_of, unwrapped
 from learner.checks.loss_checks import comparison_problems
 from learner.checks.output_checks import last_operation, output_problems
+from learner.data.tensors import describe
 from learner.learner import Learner
 from learner.messages.problems import report_problems
 from learner.state.protocol import full
@@ -44,6 +45,11 @@ class EstimatorLoss(nn.Module):
     def compared(self, preds: Any, targets: Tensor) -> tuple[Callable[..., Any], Tensor, Tensor]:
         """The loss function, and what it compares."""
         preds = first_output(preds)
+        if not isinstance(preds, Tensor):
+            raise TypeError(
+                f"{self.title} returned {describe(preds)}: return a tensor, or a tuple whose first entry is "
+                "the predictions."
+            )
         loss_func = self.loss_func or usual_loss(preds, self.n_classes)
         fit_shapes = self.as_regression if self.n_classes is None else self.as_classes
         return loss_func, *fit_shapes(preds, targets)

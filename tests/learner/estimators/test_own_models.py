@@ -164,6 +164,25 @@ def test_a_module_with_a_wrong_number_of_outputs_is_refused(make, y, words):
         make(lambda: nn.Linear(3, 7), batch_size=20, n_epochs=1).fit(X, y)
 
 
+def test_a_module_that_returns_a_mapping_is_refused():
+    class Named(nn.Linear):
+        def forward(self, x):
+            return {"mean": super().forward(x)}
+
+    with pytest.raises(TypeError, match="Named returned a dict with the keys 'mean': return a tensor"):
+        LearnerRegressor(Named, module__in_features=3, module__out_features=1, n_epochs=1).fit(X, X.sum(1))
+
+
+def test_several_labels_per_item_are_predicted_by_the_regressor_that_the_classifier_names():
+    labels = (X[:, :2] > 0).astype(int)
+    with pytest.raises(ValueError, match=r"LearnerRegressor with loss_func=nn\.BCEWithLogitsLoss"):
+        LearnerClassifier(lambda: nn.Linear(3, 2), n_epochs=1).fit(X, labels)
+    model = LearnerRegressor(lambda: nn.Linear(3, 2), loss_func=nn.BCEWithLogitsLoss, n_epochs=1).fit(
+        X, labels
+    )
+    assert np.allclose(model.predict(X), model.predict_raw(X).double().sigmoid())
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
