@@ -161,9 +161,9 @@ def limits(loader: Any, ranks: Any = ALONE) -> str | None:
     if isinstance(loader, TensorLoader) or is_sequence(loader) or can_skip(loader):
         return None
     return (
-        f"The batches of {describe_source(loader)} are drawn again up to the position. If their order "
-        "depends on random numbers that training also draws, it will differ: draw it from a separate "
-        "generator, or implement state_dict and load_state_dict on the loader."
+        f"The batches of {describe_source(loader)} are drawn again up to the position. They will differ if "
+        "they depend on the model, or on random numbers that training also draws: use a separate generator "
+        "for them, or implement state_dict and load_state_dict on the loader."
     )
 
 

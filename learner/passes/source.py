@@ -10,6 +10,7 @@ from callbacks.core.contract import LearnerWarning
 from learner.data import workers
 from learner.data.loaders import describe_loader, holds_iterators
 from learner.data.tensors import counted
+from learner.passes.own_positions import has_own_position
 from learner.passes.streams import depends_on_the_last, is_unchanged, state_of
 
 
@@ -47,7 +48,7 @@ class Source:
         self.claim: int | None = None
         self.given: int | None = None
         self.is_reported = self._was_right = self.is_restored = False
-        self._has_started = False
+        self._has_started, self._n_resumed = False, 0
         self._before: dict[str, Any] | None = None  # the loader's state before this pass
         self._seen: dict[str, Any] | None = None  # the loader's state after the first batch of a pass
 
@@ -56,6 +57,7 @@ class Source:
         self._before = state_of(self.loader) if is_wanted and self.continues is None else None
         self.earlier = self.so_far()
         self.n_fetched, self.is_whole, self._has_started = n_done, False, True
+        self._n_resumed = n_done
         self.is_unknown = self.continues is None
 
     def end(self) -> None:
@@ -159,12 +161,24 @@ class Source:
         if f"length {id(self.loader)}" in reported:
             return
         reported.add(f"length {id(self.loader)}")
+        yield LearnerWarning(self._words(f"the {title_of(name)} data", epoch))
+
+    def _words(self, data: str, epoch: int) -> str:
+        n_given, claim, n_resumed = self.n_fetched, self.claim or 0, self._n_resumed
+        if n_resumed and n_given == claim + n_resumed and has_own_position(self.loader):
+            kind = type(self.loader).__name__
+            return (
+                f"{data} yielded all {claim} batches of the pass again after the run resumed, although "
+                f"{n_resumed} of them had been used: {kind}.state_dict must contain the position in the "
+                f"pass, and after {kind}.load_state_dict, the next iteration must yield only the rest."
+            )
         more = "" if self.is_whole else "at least "
-        yield LearnerWarning(
-            f"the {title_of(name)} data claims to have {counted(claim, 'batch', 'batches')}, but yielded "
-            f"{more}{n_given} in epoch {epoch}: {describe_loader(self.loader)}. Schedules were wrong in this "
-            "epoch; from now on, schedules, accumulation and progress use the true number. Correct the "
-            "__len__ of the loader, or find out why its batches end early."
+        why = ", or find out why its batches end early" if n_given < claim else ""
+        return (
+            f"{data} claims to have {counted(claim, 'batch', 'batches')}, but yielded {more}{n_given} in "
+            f"epoch {epoch}: {describe_loader(self.loader)}. Schedules were wrong in this epoch; from now "
+            "on, schedules, accumulation and progress use the true number. Correct the __len__ of the "
+            f"loader{why}."
         )
 
 

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from resumed import Interrupt
 from tiny import line_batches
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, TensorDataset
 
@@ -221,3 +222,24 @@ def test_epochs_of_growing_batches_are_not_mistaken_for_exhausted_data(make_lear
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make_learner(callbacks=[Grow]).fit(3)
+
+
+class Forgetful(Claims):
+    """Has a state, but not the position in the pass."""
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+def test_a_loader_that_starts_again_after_a_resume_is_reported_as_such(make_learner, tmp_path):
+    def made(*callbacks):
+        return make_learner(
+            data=Data(Forgetful(4, line_batches(4))), callbacks=[*callbacks, Checkpoint(tmp_path, "1 step")]
+        )
+
+    made(Interrupt(2)).fit(2)
+    with pytest.warns(LearnerWarning, match=r"all 4 batches .* 2 of them had .* Forgetful\.state_dict must"):
+        made().fit(2, resume="must")
