@@ -16,7 +16,6 @@ import sys
 
 import preloaded  # noqa: F401
 
-
 N_DESCRIPTORS = 3
 
 
