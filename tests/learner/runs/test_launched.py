@@ -7,11 +7,11 @@ import io
 import json
 import os
 import re
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 import torch
 from ranks.in_ranks import in_ranks
@@ -135,9 +135,7 @@ def test_other_verbs_are_refused(folder):
     assert found[0][1] == "learner: `learner check` runs in one process: start it without torchrun.\n"
 
 
-# What `torchrun` itself does; it takes seconds to start.
-
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+# What `torchrun` itself does.
 
 SCRIPT = """\
 import torch
@@ -171,17 +169,18 @@ class Fail(Callback):
 """
 
 
-def under_torchrun(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
-    command = [*TORCHRUN, *words]
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=110
+@pytest.fixture
+def torchrun(tmp_path_factory):
+    """Start a script or a module in two processes that train together."""
+    forks = processes.in_forks(tmp_path_factory.mktemp("forks"))
+    return partial(
+        processes.run, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", env=forks
     )
 
 
-def test_a_script_joins_the_group_prints_once_and_ends_without_warnings(tmp_path):
+def test_a_script_joins_the_group_prints_once_and_ends_without_warnings(torchrun, tmp_path):
     (tmp_path / "train.py").write_text(SCRIPT)
-    done = under_torchrun(tmp_path, "train.py")
+    done = torchrun("train.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line for line in lines if line.startswith(("before", "after"))] == ["before", "after 64 1 12"]
@@ -190,7 +189,7 @@ def test_a_script_joins_the_group_prints_once_and_ends_without_warnings(tmp_path
     assert (tmp_path / "last.pt").is_file()
 
 
-def test_a_recipe_whose_rank_is_killed_restarts_and_ends_with_the_same_bits(tmp_path):
+def test_a_recipe_whose_rank_is_killed_restarts_and_ends_with_the_same_bits(torchrun, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()
@@ -199,7 +198,7 @@ def test_a_recipe_whose_rank_is_killed_restarts_and_ends_with_the_same_bits(tmp_
     (killed / "models.py").write_text(CODE.partition("\n\nclass Fail")[0] + KILL)
     in_ranks(2, output_of, whole, "run", "wave.yaml", "fit.epochs=3")
     words = ("run", "wave.yaml", "fit.epochs=3", "callbacks.Fail.use=models.py:Fail")
-    done = under_torchrun(killed, "--max-restarts=1", "-m", "learner", *words)
+    done = torchrun("--max-restarts=1", "-m", "learner", *words, cwd=killed)
     assert done.returncode == 0, done.stderr
     assert "resuming from step-000000003.pt" in done.stdout
     assert re.search("rank 1 (at epoch|does not answer)", done.stderr)  # however long torchrun takes
