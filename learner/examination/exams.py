@@ -23,6 +23,7 @@ from callbacks.place.device import map_tensors
 from learner.checks.data_checks import item_problems
 from learner.checks.loss_checks import CLASSES, loss_problems, pred_problems, title_of, torch_loss
 from learner.checks.optimizer_checks import trained_by
+from learner.checks.unsaved_counters import unsaved_counters
 from learner.data.loaders import describe_loader
 from learner.data.tensors import counted
 from learner.engine import errors
@@ -50,6 +51,9 @@ def describe_learner(learn: FullLearner, report: Report) -> None:
     )
     valid = "none" if learn.data.valid is None else describe_loader(learn.data.valid)
     report.facts["data"] = f"training: {describe_loader(learn.data.train)}; validation: {valid}"
+    counters = unsaved_counters(learn.callbacks, in_pass=True)
+    if counters and any(each.saves_checkpoints for each in learn.callbacks):
+        report.facts["state"] = f"no `state` lists {listed(counters)}: a resumed run starts to count again"
     report.add(mode_problems(learn))
     if learn.optimizer is not None:
         rates = ", ".join(dict.fromkeys(f"{group.get('lr')}" for group in learn.optimizer.param_groups))

@@ -14,6 +14,7 @@ from callbacks.save.checkpoint_folder import folders_of
 from callbacks.schedule.param_scheduler import ParamScheduler
 from callbacks.schedule.torch_scheduler import TorchScheduler
 from learner.checks.process_checks import ranks_of
+from learner.checks.unsaved_counters import not_saved
 from learner.data.batching import TensorLoader
 from learner.data.generators import takers
 from learner.files import checkpoint_file
@@ -286,7 +287,7 @@ def check_n_epochs(learn: FullLearner, point: Resumption, n_epochs: int) -> None
     elif n_epochs == done:
         print_line(f"already finished (epoch {done} of {n_epochs}): {point.path.name}")
     else:
-        print_line(f"resuming from {point.path.name}, {point}")
+        print_line(f"resuming from {point.path.name}, {point}{not_saved(learn.callbacks, point.position)}")
     if n_epochs != point.fit["n_epochs"] and any(
         isinstance(each, (TorchScheduler, ParamScheduler)) for each in learn.callbacks
     ):
