@@ -181,12 +181,13 @@ class Distributed(Callback):
         else:
             loss = learn.loss_grad
             # gradients of an update that another callback has skipped are divided already
-            left = set_aside(self, learn) if learn.n_waiting and self._accumulation is None else None
+            waiting = parameters_of(learn) if learn.n_waiting and self._accumulation is None else []
+            kept = set_aside(self, learn, waiting)
             self._before_backward(learn, group, engine)
             yield
             learn.loss_grad = loss
             self._after_backward(learn, group, engine)
-            add_kept(parameters_of(learn), left) if left else None
+            add_kept(waiting, kept)
 
     def before_backward(self, learn: LearnerProtocol) -> None:
         """Weight the loss by this rank's share, so that a share in which nothing counts is 0, and not NaN."""

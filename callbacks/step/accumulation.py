@@ -101,7 +101,7 @@ class GradientAccumulation(Callback):
         weight = 1 if self._is_sum else self._weigh(learn)
         if not self.window["n_batches"]:
             if self.window.get("is_divided"):
-                self.window |= {"is_divided": False, "left": set_aside(self, learn)}
+                self.window |= {"is_divided": False, "left": set_aside(self, learn, parameters_of(learn))}
             # the unit of weights: batches of equal size are scaled by 1, and nothing comes near an overflow
             weighs = weight if isinstance(weight, (int, float)) else n_targets(learn)
             self.window["unit"] = learn.ranks.unit(learn, weighs) or 1
@@ -201,13 +201,14 @@ class GradientAccumulation(Callback):
         return bool(self.window["n_batches"]) and self.window["last"] != last
 
 
-def set_aside(callback: Callback, learn: LearnerProtocol) -> list[Tensor | None] | None:
+def set_aside(
+    callback: Callback, learn: LearnerProtocol, parameters: list[Tensor]
+) -> list[Tensor | None] | None:
     """Take the gradients of an update that was skipped with `CancelStep`, which are divided already.
 
     Returns:
-        Those of `parameters_of(learn)`, for `add_kept`; None if there are none.
+        Those of `parameters`, for `add_kept`; None if there are none.
     """
-    parameters = parameters_of(learn)
     left = [each.grad for each in parameters]
     if all(each is None for each in left):
         return None

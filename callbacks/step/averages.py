@@ -73,6 +73,15 @@ class Averages:
             here = [shards.local(each) for each in weights], [shards.local(each) for each in averages]
             torch._foreach_copy_(*here)  # type: ignore[reportPrivateImportUsage]
 
+    def share_buffers(self, learn: LearnerProtocol) -> None:
+        """Take the averages of the first process for buffers, as each process has seen other items."""
+        averages = self._tensors or {}
+        names = [name for name, _ in learn.model.named_buffers() if name in averages]
+        if names and self.with_buffers and learn.ranks.size > 1:
+            found = learn.ranks.first(lambda: {name: averages[name].cpu() for name in names})
+            for name, each in found.items():
+                averages[name].copy_(each)
+
     def copy_weights(self, model: nn.Module) -> dict[str, Tensor]:
         """A copy of the weights that are averaged, by name."""
         weights = named_weights(model, with_buffers=self.with_buffers)

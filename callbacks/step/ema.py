@@ -159,6 +159,7 @@ class EMA(Callback):
             return False
         self._follow(learn)
         take_off_noise(learn)
+        self._averages.share_buffers(learn)
         self.weights = self._averages.copy_weights(learn.model)
         self._held = named_weights(learn.model, with_buffers=self._averages.with_buffers)
         self._averages.put(learn.model)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from callbacks.distributed import in_order
 from callbacks.distributed.distributed import Distributed
 from callbacks.step.accumulation import GradientAccumulation
+from callbacks.step.ema import EMA
 from learner import Data, Learner
 
 
@@ -88,3 +89,22 @@ def test_the_history_is_that_of_one_process_on_every_rank(size: int) -> None:
         for name, each in weights_of(learn.model).items():
             torch.testing.assert_close(weights[name], each, rtol=0, atol=1e-6)
     assert len({str([row["train_loss"] for row in rows]) for _, rows in found}) == 1
+
+
+def averaged_buffers() -> list[Tensor]:
+    """The buffers of a rank, whose averages are of other items than those of other ranks."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    data = Data.from_tensors(*columns(48), 8, valid=columns(), seed=3)
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    learn = Learner(
+        model, data, nn.functional.cross_entropy, sgd, [Distributed(), EMA(0.9, buffers="average")]
+    )
+    learn.fit(2)
+    return [*model.buffers()]
+
+
+def test_averages_of_buffers_are_equal_on_all_ranks() -> None:
+    first, *others = in_ranks(3, averaged_buffers)
+    for other in others:
+        assert all(torch.equal(one, each) for one, each in zip(first, other, strict=True))
