@@ -62,7 +62,7 @@ def forms_of(base: Any, operations: tuple[str, ...]) -> dict[str, tuple[Callable
         "order": (lambda value: isinstance(value, phases), "a phase, as order = Order.MEASURE"),
         "name": (lambda value: isinstance(value, str), "a string"),
         "state": (partial(is_tuple_of, str), "a tuple of attributes' names, as state = ('best', 'wait')"),
-        "measures": (is_measures, "a dict to 'min', 'max' or None, as {'valid_score': 'max'}"),
+        "measures": (maps_to_directions, "a dict to 'min', 'max' or None, as {'valid_score': 'max'}"),
         "monitors": (partial(is_tuple_of, str), "a tuple of results' names, as ('valid_loss',)"),
         "direction": (lambda value: value in ("min", "max", None), "'min', 'max' or None"),
         "writes_to": (partial(is_tuple_of, str), "a tuple of attributes' names, as ('path',)"),
@@ -145,7 +145,7 @@ def is_switch(value: Any) -> bool:
     return isinstance(value, bool)
 
 
-def is_measures(value: Any) -> bool:
+def maps_to_directions(value: Any) -> bool:
     """Does it map to directions?"""
     return isinstance(value, Mapping) and all(better in ("min", "max", None) for better in value.values())
 

@@ -23,7 +23,7 @@ from callbacks.distributed.group import Members
 from callbacks.distributed.meetings import Agreement, SharedResults
 from callbacks.distributed.rendezvous import join
 from callbacks.distributed.sharded import Sharded
-from callbacks.model.lazy import LAZY, empties_in
+from callbacks.model.lazy import LAZY, tensors_without_values
 from callbacks.model.module_state import kept_buffers
 from callbacks.model.shards import local
 from callbacks.results.loss_weight import LossWeight, Weight
@@ -272,7 +272,7 @@ def warn_of_restart(learn: LearnerProtocol) -> None:
 
 def check_shapes(learn: LearnerProtocol) -> None:
     """Refuse lazy layers that have not seen a batch: each process would make its own weights."""
-    lazy = [each for each, why in empties_in(learn.model).items() if why == LAZY]
+    lazy = [each for each, why in tensors_without_values(learn.model).items() if why == LAZY]
     if lazy:
         raise ValueError(
             f"Distributed: {', '.join(lazy[:8])} of the model have no shape yet, so they cannot be equal in "

@@ -54,7 +54,7 @@ def problems(callback: Callback) -> Iterator[str]:
 
 def changed(learn: LearnerProtocol, what: str, events: tuple[str, ...]) -> Exception:
     """The error for a callback that has changed what the program has already used."""
-    suspects = " or ".join(map(describe, meddlers(learn, events))) or "other code"
+    suspects = " or ".join(map(describe, callbacks_that_change(learn, events))) or "other code"
     return ValueError(
         f"WholeStep: {suspects} has changed {what} in batch {learn.batch_idx} of epoch "
         f"{learn.epoch}, but forward, loss and gradients are one program, which has already run: leave out "
@@ -62,7 +62,7 @@ def changed(learn: LearnerProtocol, what: str, events: tuple[str, ...]) -> Excep
     )
 
 
-def meddlers(learn: LearnerProtocol, events: tuple[str, ...]) -> list[Callback]:
+def callbacks_that_change(learn: LearnerProtocol, events: tuple[str, ...]) -> list[Callback]:
     """The callbacks that listen to one of these events and may change there what a step depends on."""
     return [
         each
@@ -92,7 +92,7 @@ def check_writers(learn: LearnerProtocol) -> None:
 
     Torch does not count these writes, so a changed weight cannot be noticed.
     """
-    for each in meddlers(learn, BEFORE_GRADIENTS):
+    for each in callbacks_that_change(learn, BEFORE_GRADIENTS):
         for event in BEFORE_GRADIENTS:
             if each.listens_to(event) and uses_data(getattr(each, event)):
                 raise Unfit(
@@ -121,7 +121,7 @@ def uses_data(function: Any, depth: int = 3) -> bool:
 def check_owned(learn: LearnerProtocol, tensors: list[Tensor]) -> None:
     """Refuse a loss that reads a module of a callback, which may train it between forward pass and loss."""
     known = set(map(id, tensors)) - set(map(id, learn.model.parameters()))
-    for each in meddlers(learn, AFTER_PRED):
+    for each in callbacks_that_change(learn, AFTER_PRED):
         for name, module in vars(each).items():
             if isinstance(module, nn.Module) and any(id(part) in known for part in module.parameters()):
                 raise Unfit(

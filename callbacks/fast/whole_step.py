@@ -19,10 +19,10 @@ from callbacks.fast.refused_callbacks import (
     AFTER_PRED,
     BEFORE_GRADIENTS,
     INNER,
+    callbacks_that_change,
     check_overridden,
     check_together,
     check_writers,
-    meddlers,
 )
 from callbacks.place.layout import check_backend
 from callbacks.step.precision import MixedPrecision
@@ -148,8 +148,8 @@ class WholeStep(Callback):
             return
         check_together(self, learn)
         self._callbacks = learn.callbacks
-        self._checks_read = bool(meddlers(learn, AFTER_PRED))
-        self._checks_gradients = bool(meddlers(learn, BEFORE_GRADIENTS))
+        self._checks_read = bool(callbacks_that_change(learn, AFTER_PRED))
+        self._checks_gradients = bool(callbacks_that_change(learn, BEFORE_GRADIENTS))
         is_mixed = any(isinstance(each, MixedPrecision) for each in learn.callbacks)
         kind = learn.device.type if is_mixed else ""
         self._mixed = "cpu" if kind == "meta" else kind

@@ -96,7 +96,7 @@ class WholePass:
             return self._value
         preds, targets = joined(self.preds), joined(self.targets)
         self.reset()
-        if is_sklearns(self.function):
+        if is_from_sklearn(self.function):
             preds, targets = as_arrays(self.function, preds, targets)
         try:
             found = self.function(targets, preds) if self.targets_first else self.function(preds, targets)
@@ -122,7 +122,7 @@ class WholePass:
         return f"whole_pass({self.name})"
 
 
-def is_sklearns(function: Any) -> bool:
+def is_from_sklearn(function: Any) -> bool:
     """Is it a function of scikit-learn?"""
     return str(getattr(base_of(function), "__module__", "")).startswith("sklearn.")
 
@@ -139,7 +139,7 @@ def direction(function: Any) -> bool | None:
     """Is higher better? By the function's attribute, or the last word of scikit-learn's names."""
     base = base_of(function)
     own = getattr(base, "higher_is_better", None)
-    if own is not None or not is_sklearns(base):
+    if own is not None or not is_from_sklearn(base):
         return own
     return BETTER.get(base.__name__.rsplit("_", 1)[-1])
 

@@ -17,7 +17,7 @@ LAZY, NONE = "lazy", "none"  # why a tensor has no values
 NO_SHAPE = "no shape yet"
 
 
-def empties_in(module: nn.Module) -> dict[str, str]:
+def tensors_without_values(module: nn.Module) -> dict[str, str]:
     """The names of the tensors without values, each with the reason."""
     lazy = {name: LAZY for name, each in named_tensors(module).items() if is_lazy(each)}
     none = {
@@ -43,7 +43,7 @@ def shape_problems(
     taken = set(map(id, without))
     own = {name: each for name, each in named_tensors(module).items() if id(each) not in taken}
     now = {name: tuple(each.shape) for name, each in own.items() if not is_lazy(each)}
-    now_empty = empties_in(module)
+    now_empty = tensors_without_values(module)
     found = {}
     for name in {**shapes, **empties, **now, **now_empty}:
         then_shape = shapes.get(name, NO_SHAPE if name in empties else None)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from callbacks.model.lazy import empties_in, put_tensors, shape_problems
+from callbacks.model.lazy import put_tensors, shape_problems, tensors_without_values
 from callbacks.model.named import named_tensors
 from callbacks.model.plain_attributes import plain_state, put_plain
 
@@ -27,7 +27,7 @@ def state_of(module: nn.Module, without: Iterable[Tensor] = ()) -> dict[str, Any
     """
     return {
         "tensors": tensors_of(module, without),
-        "empty": empties_in(module),
+        "empty": tensors_without_values(module),
         "extra": extra_states(module),
         "frozen": frozen_in(module),
         "plain": plain_state(module, without),

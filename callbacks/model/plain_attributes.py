@@ -84,8 +84,8 @@ def attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """The plain attributes of all modules by key. Of torch's own modules only tensors may be state."""
     for key, owner, name in places(module):
         value = vars(owner)[name]
-        is_torchs = type(owner).__module__.startswith("torch.")
-        if not is_torchs or (holds_tensors(value) and not any(each.grad_fn for each in tensors_in(value))):
+        of_torch = type(owner).__module__.startswith("torch.")
+        if not of_torch or (holds_tensors(value) and not any(each.grad_fn for each in tensors_in(value))):
             yield key, value
 
 

@@ -190,14 +190,14 @@ class Optimizers(torch.optim.Optimizer):
             hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if not is_torchs(name)}
+        return {name: value for name, value in vars(self).items() if not is_from_torch(name)}
 
     def __repr__(self) -> str:
         shown = [str(part) for n, part in enumerate(self._parts) if not self.is_made or n in self._made]
         return f"Optimizers({', '.join(shown)})"
 
 
-def is_torchs(name: str) -> bool:
+def is_from_torch(name: str) -> bool:
     """Is an attribute one that torch sets on an optimizer, and does not copy?"""
     return name.startswith(HOOKS) or name in SET_BY_TORCH
 

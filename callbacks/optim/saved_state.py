@@ -72,7 +72,7 @@ def put_state(optimizer: Any, state: dict[str, Any]) -> None:
     optimizer.load_state_dict(copy.deepcopy(state))
     states = state["members"] if is_made(optimizer) else [state]
     for member, own in zip(members_of(optimizer), states, strict=True):
-        if isinstance(member, torch.optim.Optimizer) and is_torchs(own):
+        if isinstance(member, torch.optim.Optimizer) and has_torch_form(own):
             put_dtypes(member, own)
 
 
@@ -92,7 +92,7 @@ def put_dtypes(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
             loaded[key] = shards.like(now, parameter)
 
 
-def is_torchs(state: Any) -> bool:
+def has_torch_form(state: Any) -> bool:
     """Does the state of an optimizer have the form of `torch.optim.Optimizer.state_dict`?"""
     if not isinstance(state, dict) or not {"state", "param_groups"} <= set(state):
         return False

@@ -103,7 +103,7 @@ class DevicePlacement(Callback):
             learn.batch = to_device(batch, self.device)
             return
         rest = partial(move_leaf, device=self.device)
-        learn.batch = self._lane.place(batch, gives_fresh(learn), map_tensors, rest)
+        learn.batch = self._lane.place(batch, pins_new_tensors(learn), map_tensors, rest)
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self._placed, self._lane, self._is_fitting = None, None, False
@@ -214,7 +214,7 @@ def move_leaf(leaf: Any, device: torch.device) -> Any:
     return leaf.to(device)
 
 
-def gives_fresh(learn: LearnerProtocol) -> bool:
+def pins_new_tensors(learn: LearnerProtocol) -> bool:
     """Do the batches come from a `DataLoader` whose thread pins new tensors each time?"""
     loader = None if learn.is_aside else learn.data.loaders.get(learn.pass_name)
     return isinstance(loader, DataLoader) and loader.pin_memory

@@ -26,7 +26,7 @@ from callbacks.schedule.budgets import n_train_batches
 from callbacks.schedule.windows import planned
 
 
-class Still(torch.optim.Optimizer):
+class Inert(torch.optim.Optimizer):
     """An optimizer with the settings of another one, which updates nothing."""
 
     def __init__(self, optimizer: torch.optim.Optimizer):
@@ -123,7 +123,7 @@ class TorchScheduler(Callback):
         self._kept = Kept(learn.optimizer, "lr", "momentum")
         # torch's schedulers change the rate when they are made, so in a window they are made when it opens
         self._is_waiting = any(each.start for each in windows_of(self))
-        self._made = self.scheduler(Still(learn.optimizer)) if self._is_waiting else self._make(self._kept)
+        self._made = self.scheduler(Inert(learn.optimizer)) if self._is_waiting else self._make(self._kept)
         if not isinstance(self._made, LRScheduler):
             raise TypeError(
                 f"TorchScheduler({self.scheduler!r}) made {self._made!r}, which is not a scheduler."
@@ -186,19 +186,19 @@ class TorchScheduler(Callback):
         Raises:
             ValueError: they depend on results, samples or time.
         """
-        still = Still(optimizer)
-        made = self.scheduler(still)
+        inert = Inert(optimizer)
+        made = self.scheduler(inert)
         if isinstance(made, ReduceLROnPlateau) or self.every.unit not in ("step", "epoch"):
             raise ValueError(f"TorchScheduler({self.scheduler!r}): its rates are not known in advance.")
         found: dict[str, list[list[float]]] = {
-            name: [[] for _ in still.param_groups] for name in names_of(made)
+            name: [[] for _ in inert.param_groups] for name in names_of(made)
         }
         length = int(self.every.number) * (1 if self.every.unit == "step" else n_batches)
         for batch in range(n_epochs * n_batches):
             for name, series in found.items():
-                for group, values in zip(still.param_groups, series, strict=True):
+                for group, values in zip(inert.param_groups, series, strict=True):
                     values.append(float(get(group, name)))
-            still.step()
+            inert.step()
             if (batch + 1) % length == 0 and batch + 1 < n_epochs * n_batches:
                 made.step()
         return found

@@ -176,7 +176,7 @@ class SWA(Callback):
             for layer in layers:
                 layer.reset_running_stats()
                 layer.momentum = None  # the plain mean over the batches
-            with loader_undrawn(learn.data.train):
+            with keep_loader_generators(learn.data.train):
                 learn.validate(learn.data.train)
         finally:
             self._is_refreshing = False
@@ -229,7 +229,7 @@ def restored_on_error(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def loader_undrawn(loader: Any) -> Iterator[None]:
+def keep_loader_generators(loader: Any) -> Iterator[None]:
     """Restore a `DataLoader`'s own generators at the end of the block."""
     parts = (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None))
     found = [getattr(part, "generator", None) for part in parts]

@@ -133,7 +133,7 @@ def settings_of(groups: Groups, learn: FullLearner) -> list[dict[str, Any]]:
     """The groups as an optimizer takes them; tensors without weight decay are separate groups."""
     loss = loss_module(learn.loss_func)
     modules = [] if learn.decay_norms else [learn.model] if loss is None else [learn.model, loss]
-    spared = set[int]().union(*map(undecayed, modules))
+    spared = set[int]().union(*map(without_decay, modules))
     made = []
     for number, group in enumerate(groups):
         decayed = [each for each in group if id(each) not in spared]
@@ -145,7 +145,7 @@ def settings_of(groups: Groups, learn: FullLearner) -> list[dict[str, Any]]:
     return made
 
 
-def undecayed(model: nn.Module) -> set[int]:
+def without_decay(model: nn.Module) -> set[int]:
     """The ids of all biases and of the parameters of norms, which weight decay does not help."""
     biases = {id(each) for name, each in model.named_parameters() if "bias" in name.rpartition(".")[2]}
     return biases | in_norms(model)
@@ -250,7 +250,7 @@ def freeze_to(learn: FullLearner, n: int, *, train_norms: bool = True) -> None:
             parameter.requires_grad_(trains and parameter.is_floating_point())
             if not trains:
                 parameter.grad = None  # an optimizer would still apply a gradient that is left
-    hold_all(learn)
+    add_unfrozen(learn)
 
 
 def freeze(learn: FullLearner, *, train_norms: bool = True) -> None:
@@ -275,7 +275,7 @@ def unfreeze(learn: FullLearner) -> None:
 SPLIT_FIRST = f", or pass Learner(splitter={EXAMPLE}) to have more"
 
 
-def hold_all(learn: FullLearner) -> None:
+def add_unfrozen(learn: FullLearner) -> None:
     """Add trainable parameters to the optimizer that were frozen when it was made."""
     if learn.optimizer is None:
         learn.optimizer = make_optimizer(learn)

@@ -192,7 +192,7 @@ def recorded(report: Report) -> Iterator[None]:
 def without_trace(learn: FullLearner, report: Report) -> Iterator[None]:
     """A sandbox with the callbacks that take part in a batch; it also restores what a sandbox does not."""
     kept, fitting, started = pass_state(learn), learn.fitting, learn.loop.started
-    with learn.sandbox(), on_its_device(learn.model):
+    with learn.sandbox(), restore_device(learn.model):
         learn.loop.connect(learn, filter(takes_part, learn.callbacks))
         learn.fitting, learn.epoch, learn.n_epochs = True, 0, max(1, learn.n_epochs)
         learn.loop.started = []
@@ -219,7 +219,7 @@ def takes_part(callback: Callback) -> bool:
 
 
 @contextmanager
-def on_its_device(model: nn.Module) -> Iterator[None]:
+def restore_device(model: nn.Module) -> Iterator[None]:
     """Move a model back to its original device, if a callback has moved it."""
     devices = [(name, tensor.device) for name, tensor in named_tensors(model).items()]
     try:

@@ -166,9 +166,9 @@ def steps(learn: FullLearner, report: Report, batch: Any) -> None:
         f"{n_steps} steps on it{updates} change its loss from {show(losses[0])} to {show(losses[-1])}"
     )
     report.add(step_problems(losses))
-    if stirred := changed(frozen):
+    if altered := changed(frozen):
         report.warn(
-            f"{listed(stirred)} are frozen (requires_grad=False), but a step changes them. If forward or a "
+            f"{listed(altered)} are frozen (requires_grad=False), but a step changes them. If forward or a "
             "callback writes to them on purpose, as in a moving average, this is correct."
         )
     if stale := changed(buffers):

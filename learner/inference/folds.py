@@ -17,7 +17,7 @@ Folds = list[tuple[Tensor, Tensor]]
 
 
 def make_folds(n_items: int, k: Any, stratify: Any, groups: Any, seed: int) -> Folds:
-    """Split items into `k` folds of about the same size; `seed` is for the order in which they are dealt.
+    """Split items into `k` folds of about the same size; `seed` is for the order in which they are assigned.
 
     `stratify` has a class for each item, whose shares are about the same in each fold. `groups` has a group
     for each item; items of a group are in one fold.
@@ -35,27 +35,27 @@ def make_folds(n_items: int, k: Any, stratify: Any, groups: Any, seed: int) -> F
     elif stratify is not None:
         fold_of = by_class(labels_of("stratify", stratify, n_items), order, k)
     else:
-        fold_of = dealt(order, k)
+        fold_of = folds_in_turn(order, k)
     numbers = torch.from_numpy(fold_of)
     return [((numbers != fold).nonzero()[:, 0], (numbers == fold).nonzero()[:, 0]) for fold in range(k)]
 
 
-def dealt(order: np.ndarray[Any, Any], k: int) -> np.ndarray[Any, Any]:
-    """The fold of each item, if items are dealt in this order."""
+def folds_in_turn(order: np.ndarray[Any, Any], k: int) -> np.ndarray[Any, Any]:
+    """The fold of each item, if items are assigned in turn in this order."""
     fold_of = np.empty(len(order), np.int64)
     fold_of[order] = np.arange(len(order)) % k
     return fold_of
 
 
 def by_class(labels: np.ndarray[Any, Any], order: np.ndarray[Any, Any], k: int) -> np.ndarray[Any, Any]:
-    """The fold of each item, where the items of each class are dealt after those of the class before."""
+    """The fold of each item, where the items of each class are assigned after those of the class before."""
     counts = np.bincount(labels)
     if counts.min() < k:
         warn(
             f"cross_validate(stratify=...): a class has {counts.min()} items, fewer than the {k} folds, "
             "so some folds would have none of it."
         )
-    return dealt(order[np.argsort(labels[order], kind="stable")], k)
+    return folds_in_turn(order[np.argsort(labels[order], kind="stable")], k)
 
 
 def by_group(labels: np.ndarray[Any, Any], order: np.ndarray[Any, Any], k: int) -> np.ndarray[Any, Any]:

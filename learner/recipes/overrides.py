@@ -41,7 +41,7 @@ def apply(tree: Node, text: str, number: int) -> None:
 
 def step_into(node: Node, key: str, place: Place) -> Node:
     """The node below a key; created if it is missing or empty."""
-    open_up(node, place)
+    expand_name(node, place)
     if isinstance(node.value, list):
         return node.value[index_of(node, key, place)]
     found = node.value.get(key)
@@ -52,7 +52,7 @@ def step_into(node: Node, key: str, place: Place) -> Node:
 
 def put(node: Node, key: str, new: Node) -> None:
     """Set a key of a mapping, or an item of a list."""
-    open_up(node, new.key_place)
+    expand_name(node, new.key_place)
     if isinstance(node.value, list):
         node.value[index_of(node, key, new.key_place)] = new
     else:
@@ -60,7 +60,7 @@ def put(node: Node, key: str, new: Node) -> None:
         node.value[key] = new
 
 
-def open_up(node: Node, place: Place) -> None:
+def expand_name(node: Node, place: Place) -> None:
     """Expand `optimizer: SGD` to `optimizer: {use: SGD}`, so that it can take arguments."""
     if isinstance(node.value, str):
         node.value = {"use": Node(node.value, node.place, node.key_place)}

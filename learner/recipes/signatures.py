@@ -75,7 +75,7 @@ class Signature:
             return "a finite number above 0"
         hint = self.types.get(name, Any)
         if hint is Any:
-            return wrong_for_default(value, parameter.default)
+            return mismatch_with_default(value, parameter.default)
         return None if fits(value, hint) else " or ".join(dict.fromkeys(words_for(hint)))
 
     def convert(self, name: str, value: Any) -> Any:
@@ -185,7 +185,7 @@ WORDS: dict[type, str] = {
 }
 
 
-def wrong_for_default(value: Any, default: Any) -> str | None:
+def mismatch_with_default(value: Any, default: Any) -> str | None:
     """Describe what an argument without annotation takes, if its default shows that this value is wrong."""
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "true or false"

@@ -13,7 +13,7 @@ from callbacks.core.modules import modules_beside
 from callbacks.core.output import print_line
 from callbacks.history.paths import as_path
 from callbacks.model import shards
-from callbacks.model.lazy import empties_in
+from callbacks.model.lazy import tensors_without_values
 from callbacks.model.named import named_tensors
 from callbacks.optim import hyperparameters
 from learner.data.samples import Samples
@@ -80,7 +80,7 @@ def fingerprint_in(contents: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def matched(learn: FullLearner, contents: dict[str, Any], path: Path) -> dict[str, Any]:
     """The contents with the current names of the tensors, which differ if the model is or was wrapped."""
-    now = [*named_tensors(learn.model), *empties_in(learn.model)]
+    now = [*named_tensors(learn.model), *tensors_without_values(learn.model)]
     return base_model.with_base(learn.model, wrapped_names.renamed(contents, learn.model, now, path), path)
 
 

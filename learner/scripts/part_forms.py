@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from callbacks.core.modules import base_of, loss_parameters
 from callbacks.optim.optimizers import Optimizers, has_modes
-from learner.engine.groups import undecayed
+from learner.engine.groups import without_decay
 from learner.scripts.expressions import Part, literal
 from learner.scripts.script import Script
 
@@ -139,7 +139,7 @@ def no_decay_form(script: Script, groups: list[list[str]]) -> str | None:
     if script.learn.splitter is not None or script.learn.decay_norms or len(groups) != 2:
         return None
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
-    spared = undecayed(model)
+    spared = without_decay(model)
     if any((each.ndim < 2) is not (id(each) in spared) for each in trained.values()):
         return None
     script.setup.append("trained = [each for each in model.parameters() if each.requires_grad]")

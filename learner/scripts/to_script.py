@@ -24,7 +24,7 @@ from learner.scripts.compose import script_of
 from learner.scripts.expressions import Part
 from learner.scripts.script import Script
 from learner.scripts.source_text import WIDTH
-from learner.scripts.user_files import that_import_us
+from learner.scripts.user_files import files_importing_project
 from learner.state.protocol import FullLearner
 
 MARK = "Written by plainlearner"
@@ -105,7 +105,7 @@ def still_needed(script: Script, folder: Path) -> str:
     own = {module for module, _ in script.expressions.imports if module.startswith("./")}
     names = [
         each.relative_to(folder).as_posix()
-        for each in that_import_us((each.removeprefix("./") for each in own), folder)
+        for each in files_importing_project((each.removeprefix("./") for each in own), folder)
     ]
     if not names:
         return ""

@@ -9,7 +9,7 @@ from pathlib import Path
 from learner.scripts.expressions import OURS
 
 
-def that_import_us(modules: Iterable[str], folder: Path) -> list[Path]:
+def files_importing_project(modules: Iterable[str], folder: Path) -> list[Path]:
     """The files that import this project, among these modules of a folder and those that they import."""
     found, seen, left = list[Path](), set[Path](), [(module, folder) for module in sorted(modules)]
     while left:

@@ -18,7 +18,7 @@ from callbacks.core.contract import Callback
 from callbacks.core.output import listed
 from callbacks.core.warning import warn
 from callbacks.core.when import saved_part
-from callbacks.model.lazy import NONE, empties_in
+from callbacks.model.lazy import NONE, tensors_without_values
 from callbacks.model.module_state import tensors_of
 from callbacks.optim.optimizers import title_of
 from learner.data.batching import TensorLoader
@@ -47,7 +47,7 @@ def fingerprint(learn: FullLearner) -> dict[str, Any]:
     return {
         "model": {
             **{name: [list(each.shape), str(each.dtype)] for name, each in tensors_of(learn.model).items()},
-            **{name: [None, reason] for name, reason in empties_in(learn.model).items()},
+            **{name: [None, reason] for name, reason in tensors_without_values(learn.model).items()},
         },
         "optimizer": optimizer_of(learn),
         "callbacks": {

@@ -10,7 +10,7 @@ from callbacks.core.modules import LOSS
 from callbacks.model.lazy import shape_problems
 from callbacks.model.named import named_tensors
 from callbacks.optim.optimizers import check_kinds, is_made, members_of
-from callbacks.optim.saved_state import is_torchs
+from callbacks.optim.saved_state import has_torch_form
 from learner.data.tensors import counted
 from learner.state.identity import is_same
 from learner.state.loss_state import check_loss
@@ -82,7 +82,7 @@ def title_of(optimizer: Any) -> str | None:
 
 def sizes_in(state: Any) -> list[int]:
     """The number of parameters of each group in a state dict of torch's form; empty for other forms."""
-    if is_torchs(state):
+    if has_torch_form(state):
         return [len(group["params"]) for group in state["param_groups"]]
     members = state.get("members", ()) if is_several(state) else ()
     return [size for each in members for size in sizes_in(each)]

@@ -14,7 +14,7 @@ from callbacks.core.contract import Callback
 from callbacks.core.modules import LOSS, loss_module, modules_beside
 from callbacks.core.when import saved_part
 from callbacks.model.declared import put_values, values_of
-from callbacks.model.lazy import empties_in, lazy_states
+from callbacks.model.lazy import lazy_states, tensors_without_values
 from callbacks.model.lazy import put_tensors as put_named
 from callbacks.model.module_state import extra_states, frozen_in, put_extra, put_frozen, tensors_of
 from callbacks.model.plain_attributes import plain_state, put_plain
@@ -66,7 +66,7 @@ def contents_of(learn: FullLearner) -> dict[str, Any]:
     """
     return {
         "model": tensors_of(learn.model),
-        "empty": empties_in(learn.model),
+        "empty": tensors_without_values(learn.model),
         "extra": extra_states(learn.model),
         "frozen": frozen_in(learn.model),
         "plain": plain_state(learn.model),

@@ -50,7 +50,7 @@ def hidden_tensors(module: nn.Module) -> Marks:
         value = vars(owner)[name]
         if isinstance(value, (list, tuple, dict)) and len(value) > LONGEST:
             found[key] = [len(value), *marks_in(islice(parts_of(value), MOST))]
-        elif hasattr(value, "__dict__") and not is_passed_over(value):
+        elif hasattr(value, "__dict__") and not is_ignored(value):
             found[key] = marks_in(vars(value).values())
     return found
 
@@ -65,10 +65,10 @@ def parts_of(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value
 
 
-def is_passed_over(value: Any) -> bool:
+def is_ignored(value: Any) -> bool:
     """Is this an object of torch, a module, a class or a function? Its tensors are not the model's state."""
-    is_torchs = type(value).__module__.startswith("torch")
-    return isinstance(value, (nn.Module, type)) or callable(value) or is_torchs
+    is_from_torch = type(value).__module__.startswith("torch")
+    return isinstance(value, (nn.Module, type)) or callable(value) or is_from_torch
 
 
 def changed(module: nn.Module, before: Marks | None) -> list[str]:

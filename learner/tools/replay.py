@@ -56,7 +56,7 @@ def write(learn: FullLearner, path: str | Path, begin: dict[str, Any]) -> Path:
     path = Path(path).absolute()
     left_out: list[str] = []
     state = {**pieces_of(learn, left_out), "inputs": begin["inputs"], "targets": begin["targets"]}
-    contents: dict[str, Any] = {name: as_far_as_it_goes(state[name], name, left_out) for name in PIECES}
+    contents: dict[str, Any] = {name: plain_parts(state[name], name, left_out) for name in PIECES}
     contents["kind"] = KIND
     contents["random"] = to_plain(begin["random"], "random")
     contents["clock"] = {name: getattr(learn, name) for name in CLOCK}
@@ -88,15 +88,15 @@ def pieces_of(learn: FullLearner, left_out: list[str]) -> dict[str, Any]:
     }
 
 
-def as_far_as_it_goes(value: Any, where: str, left_out: list[str]) -> Any:
+def plain_parts(value: Any, where: str, left_out: list[str]) -> Any:
     """The value as plain data, with None for parts that a file cannot hold; a mapping becomes a dict."""
     try:
         return to_plain(value, where)
     except TypeError as error:
         if isinstance(value, Mapping) and all(type(key) is str for key in value):
-            return {key: as_far_as_it_goes(item, f"{where}.{key}", left_out) for key, item in value.items()}
+            return {key: plain_parts(item, f"{where}.{key}", left_out) for key, item in value.items()}
         if type(value) in (list, tuple):
-            found = [as_far_as_it_goes(item, f"{where}[{i}]", left_out) for i, item in enumerate(value)]
+            found = [plain_parts(item, f"{where}[{i}]", left_out) for i, item in enumerate(value)]
             return found if type(value) is list else tuple(found)
         left_out.append(str(error).partition(". ")[0])
         return None
