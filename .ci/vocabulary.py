@@ -49,10 +49,10 @@ WORDS = {
     rf"({AMOUNT}) an? ({UNIT})(?! (has|holds|needs|takes|can|is|may|must|is|does|was))": "per ..., each ...",
     r"put(s|ting)? (\w+ ){0,3}back": "restore",
 }
-FORBIDDEN = [
-    (re.compile(rf"(?<![\w-])(?:{words})(?!\w)".replace(" ", r"\s"), re.IGNORECASE), instead)
-    for words, instead in WORDS.items()
-]
+#: All of them in one pattern, which takes a third of the time of one search for each.
+ANY = "|".join(f"(?P<word{n}>{words})" for n, words in enumerate(WORDS)).replace(" ", r"\s")
+FORBIDDEN = re.compile(rf"(?<![\w-])(?:{ANY})(?!\w)", re.IGNORECASE)
+INSTEAD = {f"word{n}": instead for n, instead in enumerate(WORDS.values())}
 
 
 def findings(path: Path) -> Iterator[str]:
@@ -80,9 +80,9 @@ def is_quotation(line: str, suffix: str) -> bool:
 def forbidden(text: str) -> Iterator[tuple[int, str, str]]:
     """Each forbidden word of a text: its line, the word, what to write instead."""
     text = spaced(text)
-    for pattern, instead in FORBIDDEN:
-        for found in pattern.finditer(text):
-            yield text.count("\n", 0, found.start()) + 1, " ".join(found.group().split()), instead
+    for found in FORBIDDEN.finditer(text):
+        word = " ".join(found.group().split())
+        yield text.count("\n", 0, found.start()) + 1, word, INSTEAD[found.lastgroup or ""]
 
 
 def spaced(text: str) -> str:

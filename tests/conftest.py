@@ -51,9 +51,11 @@ def fsync(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 @pytest.fixture(autouse=True)
 def own_modules(tmp_path_factory: pytest.TempPathFactory):
     """Forget the modules that a test wrote itself, as the next test may write others of the same name."""
-    before = set(sys.modules)
+    before = sys.modules.copy()
     yield
-    for name in set(sys.modules) - before:
+    if len(before) == len(sys.modules) and next(reversed(before)) == next(reversed(sys.modules)):
+        return  # nothing was imported; the comparison below takes 0.5 ms
+    for name in sys.modules.keys() - before.keys():
         path = getattr(sys.modules[name], "__file__", None)
         if path and Path(path).is_relative_to(tmp_path_factory.getbasetemp()):
             del sys.modules[name]

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch.multiprocessing import start_processes
@@ -21,20 +22,19 @@ SECONDS = 60  # seconds after which a process that waits for another one fails
 # The processes are forked from a server that has imported everything and has run nothing: a fork of the test
 # process itself hangs where torch has already started threads.
 multiprocessing.set_forkserver_preload(["ranks.in_ranks_preload"])
+#: Imports of some seconds, which the server makes where the tests have made them.
+SLOW_IMPORTS = ("torchmetrics",)
 
 
 @contextmanager
 def with_our_path() -> Iterator[None]:
     """The server imports from where this process does; before Python 3.13 it does not know that path."""
-    former = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, sys.path))
-    try:
+    path = os.pathsep.join(map(os.path.abspath, sys.path))
+    preloaded = " ".join(name for name in SLOW_IMPORTS if name in sys.modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", path)
+        patch.setenv("PRELOADED", preloaded)
         yield
-    finally:
-        if former is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = former
 
 
 def in_ranks(size: int, function: Callable[..., Any], *arguments: Any, limit: float = SECONDS) -> list[Any]:
