@@ -54,8 +54,19 @@ def test_another_model_than_the_plain_loops_is_marked():
     assert mark({"loss": float("nan"), "weights": [1.0]}, plain) == "*"
 
 
-def test_the_plain_script_prints_and_draws_what_the_articles_recipe_does(capsys):
-    load("startup").check_article()
+def test_a_process_is_timed_and_its_output_is_read(tmp_path):
+    *times, output = load("startup").seconds(
+        [sys.executable, "-c", "print(sum(range(10**6)))"], str(tmp_path)
+    )
+    assert min(times) > 0
+    assert output == "499999500000\n"
+
+
+def test_the_plain_script_prints_and_draws_what_the_articles_recipe_does(capsys, monkeypatch):
+    startup = load("startup")
+    forked = lambda program, folder: (0.0, 0.0, run(*program[1:], cwd=Path(folder)).stdout)  # noqa: E731
+    monkeypatch.setattr(startup, "seconds", forked)  # which starts quickly
+    startup.check_article()
     assert capsys.readouterr().out == "same numbers: True; same picture: True\n"
 
 

@@ -84,17 +84,25 @@ def count(callback: Callback, n_batches: int = N_BATCHES, n_valid: int = N_BATCH
 no_program = pytest.mark.filterwarnings("ignore:WholeStep uses the ordinary step")
 
 
-@no_program
-@pytest.mark.parametrize("name", [*sorted(set(CALLBACKS) - READERS), *VARIANTS])
-def test_no_batch_event_waits_for_the_device(name, tmp_path):
-    assert count(make(name, tmp_path)).in_batches == []
+@pytest.fixture(scope="module", params=[*sorted(set(CALLBACKS) - READERS), *VARIANTS])
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def long_pass(name, tmp_path_factory) -> Waits:
+    """The waits in passes of 11 batches."""
+    return count(make(name, tmp_path_factory.mktemp("long")), 11, 11)
 
 
 @no_program
-@pytest.mark.parametrize("name", [*sorted(set(CALLBACKS) - READERS - {"Checkpoint"}), *VARIANTS])
-def test_a_longer_pass_waits_no_more_often(name, tmp_path):
-    short, long = (count(make(name, tmp_path / str(n)), n, n) for n in (3, 11))
-    assert long.found == short.found
+def test_no_batch_event_waits_for_the_device(long_pass):
+    assert long_pass.in_batches == []
+
+
+@no_program
+def test_a_longer_pass_waits_no_more_often(name, long_pass, tmp_path):
+    assert long_pass.found == count(make(name, tmp_path), 3, 3).found
 
 
 def learner_for(callback: Callback, device: str, n_batches: int) -> Any:

@@ -7,6 +7,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,7 +29,7 @@ class Port:
     """A public training script: the loop as it is written by hand, and the same training with a learner.
 
     Attributes:
-        by_hand: trains and returns every trained tensor by name.
+        by_hand: trains once, and returns every trained tensor by name.
         make_learner: takes further callbacks and returns the learner, seeded like the loop by hand.
         weights: returns every trained tensor of a learner by the names that `by_hand` uses.
         n_epochs: length of the fit.
@@ -48,7 +49,7 @@ def load(name: str) -> Port:
     """The port of that name, as `pictures.mnist`."""
     module: ModuleType = importlib.import_module(f"ports.{name}")
     return Port(
-        module.by_hand,
+        cache(module.by_hand),
         module.make_learner,
         getattr(module, "weights", lambda learn: learn.model.state_dict()),
         module.N_EPOCHS,

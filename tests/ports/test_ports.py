@@ -9,9 +9,14 @@ from ports import harness
 from callbacks import LeanStep, WholeStep
 
 
-@pytest.fixture(params=harness.NAMES)
+@pytest.fixture(scope="module", params=harness.NAMES)
 def port(request: pytest.FixtureRequest) -> harness.Port:
     return harness.load(request.param)
+
+
+@pytest.fixture(scope="module")
+def trained(port: harness.Port) -> dict[str, torch.Tensor]:
+    return harness.train(port)
 
 
 def assert_same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
@@ -19,15 +24,14 @@ def assert_same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
-def test_a_port_gives_the_bits_of_the_hand_written_loop(port):
-    assert_same_bits(harness.train(port), port.by_hand())
+def test_a_port_gives_the_bits_of_the_hand_written_loop(port, trained):
+    assert_same_bits(trained, port.by_hand())
 
 
-def test_a_port_is_trained_by_its_fit(port):
-    before = {name: each.clone() for name, each in port.weights(port.make_learner()).items()}
-    after = harness.train(port)
+def test_a_port_is_trained_by_its_fit(port, trained):
+    before = port.weights(port.make_learner())
     assert any(
-        not torch.equal(before[name], after[name]) for name in before if after[name].is_floating_point()
+        not torch.equal(before[name], after) for name, after in trained.items() if after.is_floating_point()
     )
 
 

@@ -6,6 +6,8 @@ import os
 import pickle
 import resource
 import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ def saved(folder: Path, kind: str | None, resume: Any = "never", more: str = "no
     first = [] if kind is None else [Distributed(kind)]
     learn = learner_of(
         *first,
-        Checkpoint(folder, every="1 step", keep=None, best="valid_loss"),
+        Checkpoint(folder, every="2 steps", keep=None, best="valid_loss"),
         *([EMA(0.9)] if more == "ema" else []),
     )
     learn.fit(2, resume=resume)
@@ -56,6 +58,18 @@ def run(size: int, *arguments: Any) -> list[Any]:
     return in_ranks(size, saved, *arguments) if size else [saved(*arguments)]
 
 
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path, list[Any]]]:
+    """The folder of a whole run, which no test changes, and what each rank ends with; a run is made once."""
+
+    @cache
+    def made(size: int, kind: str | None, more: str) -> tuple[Path, list[Any]]:
+        folder = tmp_path_factory.mktemp("whole")
+        return folder, run(size, folder, kind, "never", more)
+
+    return made
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -66,29 +80,32 @@ def run(size: int, *arguments: Any) -> list[Any]:
         ((0, None), (2, "fsdp")),
     ],
 )
-def test_any_processes_resume_from_the_files_of_any(tmp_path: Path, before: Any, after: Any) -> None:
-    more = "ema"
-    expected = run(before[0], tmp_path / "whole", before[1], "never", more)[0]
-    part = cut(tmp_path / "whole", 5, tmp_path / "part")
-    for weights, losses in run(after[0], part, after[1], "must", more):
+def test_any_processes_resume_from_the_files_of_any(
+    tmp_path: Path, whole_run: Any, before: Any, after: Any
+) -> None:
+    folder, (expected, *_) = whole_run(*before, "ema")
+    part = cut(folder, 4, tmp_path / "part")
+    for weights, losses in run(after[0], part, after[1], "must", "ema"):
         for name, each in expected[0].items():
             torch.testing.assert_close(weights[name], each, rtol=0, atol=0 if before == after else 2e-6)
         torch.testing.assert_close(torch.tensor(losses), torch.tensor(expected[1]), rtol=0, atol=1e-5)
 
 
-def test_a_sharded_checkpoint_is_read_without_other_processes(tmp_path: Path) -> None:
-    expected = in_ranks(2, saved, tmp_path / "run", "fsdp")[0]
-    newest = max((tmp_path / "run").glob("step-*.pt"))
-    assert len(list((tmp_path / "run").glob("*.shards"))) == len(list((tmp_path / "run").glob("step-*.pt")))
-    learn = learner_of(Checkpoint(tmp_path / "run"))
+def test_a_sharded_checkpoint_is_read_without_other_processes(whole_run: Any) -> None:
+    folder, (expected, _) = whole_run(2, "fsdp", "nothing")
+    newest = max(folder.glob("step-*.pt"))
+    assert len(list(folder.glob("*.shards"))) == len(list(folder.glob("step-*.pt")))
+    learn = learner_of(Checkpoint(folder))
     learn.load(newest)
     for name, each in whole(learn.model).items():
         torch.testing.assert_close(each, expected[0][name], rtol=0, atol=0)
-    learn.load_best(tmp_path / "run")
+    learn.load_best(folder)
 
 
-def test_a_damaged_folder_is_noticed_and_the_checkpoint_before_it_is_used(tmp_path: Path) -> None:
-    in_ranks(2, saved, tmp_path / "run", "fsdp")
+def test_a_damaged_folder_is_noticed_and_the_checkpoint_before_it_is_used(
+    tmp_path: Path, whole_run: Any
+) -> None:
+    shutil.copytree(whole_run(2, "fsdp", "nothing")[0], tmp_path / "run")
     newest, before = sorted((tmp_path / "run").glob("step-*.pt"), reverse=True)[:2]
     part = next((tmp_path / "run").glob(f"{newest.stem}-*.shards")) / "__1_0.distcp"
     part.write_bytes(part.read_bytes()[:-1] + b"x")
@@ -138,22 +155,22 @@ def saved_by_threads(folder: Path) -> Any:
     """What a rank ends with whose files are written while it trains."""
     learn = learner_of(
         Distributed("fsdp"),
-        Checkpoint(folder, every="1 step", keep=None, best="valid_loss", asynchronous=True),
+        Checkpoint(folder, every="2 steps", keep=None, best="valid_loss", asynchronous=True),
         EMA(0.9),
     )
     learn.fit(2)
     return state_of(learn)
 
 
-def test_threads_write_the_files_that_a_waiting_run_writes(tmp_path: Path) -> None:
-    waiting = in_ranks(2, saved, tmp_path / "waiting", "fsdp", "never", "ema")[0]
+def test_threads_write_the_files_that_a_waiting_run_writes(tmp_path: Path, whole_run: Any) -> None:
+    folder, (waiting, _) = whole_run(2, "fsdp", "ema")
     ended = in_ranks(2, saved_by_threads, tmp_path / "threads")[0]
     assert ended[1] == waiting[1]
-    names = {each.name for each in (tmp_path / "waiting").glob("*-*.pt")}
+    names = {each.name for each in folder.glob("*-*.pt")}
     assert {each.name for each in (tmp_path / "threads").glob("*-*.pt")} == names
     assert not list((tmp_path / "threads").glob("*.tmp"))
     for name in names:
-        found = [loading.read(tmp_path / kind / name) for kind in ("waiting", "threads")]
+        found = [loading.read(each / name) for each in (folder, tmp_path / "threads")]
         for each in found:
             each["ema"] = each["callbacks"]["ema"]  # without those with clocks
         for piece in ("model", "optimizer", "ema", "gradients"):
