@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 from callbacks.core.ranks import ALONE
 from callbacks.distributed.heartbeat import explained
 from learner.checks.preflight import check_before_fit
@@ -22,7 +24,8 @@ def under_way(learn: FullLearner) -> Iterator[None]:
     learn.fitting = True
     try:
         check_before_fit(learn)
-        yield
+        with uncached():
+            yield
     except BaseException as error:
         learn.error = explained(errors.with_place(error, learn))
         if learn.error is error:
@@ -33,6 +36,24 @@ def under_way(learn: FullLearner) -> Iterator[None]:
         errors.end(learn, modes)
         if was_left or not (learn.error or learn.interrupted):
             leave_in_evaluation_mode(learn.model)
+
+
+@contextmanager
+def uncached() -> Iterator[None]:
+    """Within a `torch.autocast` around the fit, use the current weights in each batch.
+
+    Torch keeps half-precision copies of the weights until the outermost autocast ends, here after the fit.
+    """
+    is_within = torch.autocast_increment_nesting() > 1
+    torch.autocast_decrement_nesting()
+    kept = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(kept and not is_within)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(kept)
+        if is_within:
+            torch.clear_autocast_cache()
 
 
 @contextmanager

@@ -159,6 +159,17 @@ def test_bf16_skips_nothing_and_has_no_such_result():
     assert "skipped_updates" not in learn.history.names
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_within_an_autocast_around_the_fit_the_current_weights_are_used(enabled):
+    learn = learner_of(*[] if enabled else [MixedPrecision("bf16")])
+    one = torch.ones(1, 1)
+    with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+        before = learn.model(one)
+        learn.fit(2)
+        assert not torch.equal(before, learn.model(one))
+    assert same(learn.model, by_hand("bf16", 2)[0])
+
+
 def test_autocast_is_around_forward_and_loss_only():
     seen = {}
 
