@@ -36,6 +36,8 @@ class PassWatch(Callback):
         known.number, known.numbered = learn.n_epochs_before + learn.epoch, {}
         loader = learn.data.train
         known.size_before = getattr(loader, "batch_size", None)
+        if learn.marks_passes:
+            known.note_values(learn.data)
         if loader is not self._plain:
             self._plain = loader if needs_no_number(loader) else None
             set_epoch(loader, known.number, known.numbered, is_late=False)
@@ -75,6 +77,8 @@ class PassWatch(Callback):
         self._has_started = False
 
     def _report(self, learn: FullLearner, loader: Any) -> None:
+        if learn.marks_passes:
+            learn.loop.known.end_pass(learn)
         source = learn.loop.known.sources.get(learn.pass_name)
         if source is not None and source.loader is loader:
             report_problems(source.report(learn.pass_name, learn.epoch, learn.reported))

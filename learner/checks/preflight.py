@@ -34,7 +34,6 @@ from learner.checks.pass_watch import PassWatch
 from learner.checks.process_checks import ranks_of
 from learner.checks.reached import Mark, marks_of, unkept_problems
 from learner.checks.same_on_all import check_same_on_all
-from learner.data.loaders import n_batches_of
 from learner.data.samples import samples_of
 from learner.data.tensors import counted
 from learner.messages.arguments import is_optimizer, rate_problems
@@ -151,7 +150,7 @@ class EpochWatch(Callback):
         if loader is not self._loader or self._n_batches is None:  # each epoch may have its own loader
             self._loader, self._n_batches = loader, n_batches
         elif n_batches is not None and n_batches < self._n_batches:
-            if n_batches != n_batches_of(loader) and not learn.loop.known.has_wrong_length():
+            if not learn.loop.known.accounts_for(n_batches, loader):
                 message = (
                     f"epoch {learn.epoch} of {learn.n_epochs} had {n_batches} training batches, the one "
                     f"before {self._n_batches}: reading the data seems to use it up. Pass a list, or a "

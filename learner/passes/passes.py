@@ -19,6 +19,7 @@ from learner.messages.problems import report_problems
 from learner.passes import positions, worker_copies
 from learner.passes.epoch_numbers import set_epoch
 from learner.passes.lengths import is_exact, length_of
+from learner.passes.moved_values import MovedValues, Values, values_in
 from learner.passes.own_positions import draw_nothing_at_start, keeps_passes, past_the_end
 from learner.passes.source import Source, cannot_be_rewound, title_of
 
@@ -46,6 +47,7 @@ class Known:
         size_before: the batch size of training before the callbacks of this epoch.
         point: the checkpoint from which this fit resumes, until its data is checked.
         mark: the random states at the start of the current pass, for checkpoints.
+        moved: which values of the loaders' parts have changed, for checkpoints.
         samples: the data, and what one item of a training batch looks like; None if it is not known.
         loaded_samples: what one item looked like in the run that saved the loaded weights.
     """
@@ -62,6 +64,7 @@ class Known:
     size_before: Any = None
     point: Any = None
     mark: dict[str, Any] | None = None
+    moved: MovedValues = field(default_factory=MovedValues)
     samples: tuple[Data, Samples] | None = None
     loaded_samples: Samples | None = None
 
@@ -85,6 +88,8 @@ class Known:
             if source is not None:
                 source.begin(0, is_wanted=learn.marks_passes)
             self.mark = positions.mark(loader) if learn.marks_passes else None
+            if learn.marks_passes:
+                self.moved.begin_pass(loader, {})
             n_done, rest = 0, self.new_pass(learn, loader, source)
         # no second `iter`: the `__iter__` of an iterator may start the pass again
         return n_done, rest if source is None else watched(learn, source, rest)
@@ -163,9 +168,47 @@ class Known:
             source = self.sources[name] = Source(loader)
         return source
 
-    def has_wrong_length(self) -> bool:
-        """Was the user warned that the length of the training data is wrong?"""
-        return "train" in self.sources and self.sources["train"].is_reported
+    def given_loaders(self, data: Data) -> Iterator[tuple[str, Any]]:
+        """The loaders with which the fit starts, without those that a callback has replaced."""
+        for part, loader in data.loaders.items():
+            if loader is not None and loader is self.at_start.get(part, (loader,))[0]:
+                yield part, loader
+
+    def note_values(self, data: Data) -> None:
+        """Note the values of the loaders' parts before the callbacks of an epoch."""
+        self.moved.before = {part: values_in(loader) for part, loader in self.given_loaders(data)}
+
+    def end_pass(self, learn: ReportingLearner) -> None:
+        """Note which values the data itself has changed in the current pass so far."""
+        loader = dict(self.given_loaders(learn.data)).get(learn.pass_name)
+        if loader is not None:
+            self.moved.end_pass(learn.pass_name, values_in(loader))
+
+    def saved_values(self, learn: ReportingLearner, *, in_pass: bool) -> dict[str, dict[str, Values]]:
+        """The values of the loaders' parts that have changed, for a checkpoint: by loader, then by moment.
+
+        The moments are "now", and in a pass "before" the callbacks of the epoch and the "start" of the pass.
+        """
+        found = {}
+        for part, loader in self.given_loaders(learn.data):
+            moments = {"now": values_in(loader)}
+            if in_pass:
+                moments["before"] = self.moved.before.get(part, {})
+            if in_pass and part == learn.pass_name:
+                moments["start"] = self.moved.at_pass
+            found[part] = self.moved.saved(part, moments)
+        return found
+
+    def put_values(self, data: Data, saved: dict[str, dict[str, Values]], moment: str) -> None:
+        """Restore the values of a checkpoint at a moment."""
+        for part, loader in self.given_loaders(data):
+            moments = saved.get(part, {})
+            self.moved.put(part, loader, moments.get(moment, moments.get("now", {})))
+
+    def accounts_for(self, n_batches: int, loader: Any) -> bool:
+        """Was this the length of the training data before or after its pass, or was a wrong one reported?"""
+        source = self.source_of(loader, "train")
+        return source.is_reported or n_batches in (source.claim, n_batches_of(loader))
 
     def saved_state(self, *, without: str | None) -> dict[str, Any]:
         """The state of the loaders in a checkpoint; only of those that the fit started with.

@@ -25,6 +25,7 @@ from learner.data.sharing import Share, Shared, by_index, sharding_of
 from learner.data.tensors import counted, describe
 from learner.passes import own_positions
 from learner.passes.clock_seeds import seeded_by_the_clock
+from learner.passes.moved_values import put_values
 from learner.passes.own_positions import has_own_position
 
 WORKERS = "<workers>"  # a key next to the paths of generators; no path has this name
@@ -62,7 +63,7 @@ def resume(
         loader: the loader or function in the data, newly created.
         batches: a function that returns the batches of a pass.
         mark: what `mark` returned before the pass.
-        now: what `now` returned after the last batch that is done.
+        now: what `now` returned after the last batch that is done, and the `values` of the loader's parts.
         position: `n_done`, the number of steps that are done, with 0 the pass starts again; and for processes
             that trained together, `group`, the batches of one step, and `shards`, the number of processes
             with data of their own.
@@ -214,7 +215,8 @@ def describe_source(loader: Any) -> str:
 
 
 def restore(loader: Any, state: dict[str, Any]) -> None:
-    """Restore the random states that `mark` or `now` returned."""
+    """Restore the random states that `mark` or `now` returned, and any `values` of the loader's parts."""
+    put_values(loader, state.get("values", {}))
     draws.put(state["random"])
     set_generator_states(loader, state["generators"])
 

@@ -44,7 +44,8 @@ FIT = fields(
         ),
         "mark": optional(fields({"random": RANDOM, "generators": DRAWN})),
         "now": optional(fields({"random": NOTHING, "generators": DRAWN})),
-    }
+    },
+    {"values": mapping(mapping(ANYTHINGS))},  # of the loaders' parts
 )
 PACKED = fields(
     {

@@ -163,6 +163,8 @@ def restore(learn: FullLearner, contents: dict[str, Any], *, before_fit: bool = 
     put_gradients(learn.model, contents["gradients"])
     for place, module in modules_beside(learn).items():
         put_gradients(module, contents.get("gradients_beside", {}).get(place, {}))
+    if not before_fit:
+        learn.loop.known.put_values(learn.data, contents["fit"].get("values", {}), "now")
 
 
 def put_gradients(module: torch.nn.Module, gradients: dict[str, torch.Tensor]) -> None:

@@ -10,7 +10,7 @@ from learner.state.protocol import FullLearner
 
 KEY = "of_ranks"  # in the contents of a checkpoint
 OF_CONTENTS = ("loaders", "generators", "random")
-OF_FIT = ("passes", "mark", "now")
+OF_FIT = ("passes", "mark", "now", "values")
 OF_FINGERPRINT = ("data", "loaders")
 
 

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from torch.utils.data import DataLoader
+
 from callbacks.core.output import print_line
 from callbacks.core.ranks import ALONE, Ranks
 from callbacks.core.warning import warn
@@ -19,13 +21,14 @@ from learner.data.batching import TensorLoader
 from learner.data.generators import takers
 from learner.files import checkpoint_file
 from learner.passes import positions
+from learner.passes.lengths import has_exact_length
 from learner.resume import loading, lost_states, own_data
+from learner.resume.fit_start import note_start
 from learner.resume.newest import newest_intact
 from learner.resume.undo import unchanged_on_error
 from learner.state.fingerprint import SOFT, check_allow, data_differences, differences, fingerprint, loader_of
 from learner.state.protocol import FullLearner
 from learner.state.snapshots import Undo
-from learner.state.unkept import hidden_tensors
 
 Resume = Literal["auto", "must", "never"]
 
@@ -45,6 +48,7 @@ class Resumption:
         self.contents, self.path = contents, path
         self.fit = contents["fit"]
         self.position = self.fit["position"]
+        self.values = self.fit.get("values", {})  # missing in files of earlier versions
         self.is_of_a_later_fit = self.may_lose_callbacks = False
         self.undo: Undo | None = None
         self.ranks: Ranks = ALONE
@@ -93,6 +97,7 @@ class Resumption:
             with unchanged_on_error(self.undo, self.path):
                 self._restore(learn)
         self.undo = None  # free its copy of the weights
+        learn.loop.known.put_values(learn.data, self.values, "before")
         self._check_states(learn)
         size = self.fit.get("batch_size")
         if size is not None and "batch_size" not in self.allow and isinstance(learn.data.train, TensorLoader):
@@ -119,8 +124,11 @@ class Resumption:
             return
         found = {"train": then, "valid": {}}, {"train": loader_of(loader), "valid": {}}
         may_differ = (*self.allow, *SOFT)
-        if not is_in_pass and isinstance(loader, TensorLoader):  # `begin` has restored its batch size
-            may_differ = (*may_differ, "batch_size", "n_batches")
+        if not is_in_pass and then.get("n_items") is not None:
+            # `begin` has restored the batch size, and the callbacks of this epoch may have changed it
+            may_differ = (*may_differ, "batch_size", "n_batches", "drop_last")
+        elif isinstance(loader, DataLoader) and not has_exact_length(loader):  # its sampler has planned it
+            may_differ = (*may_differ, "n_batches")
         words = [f"  {name}: {words}" for name, words in data_differences(*found) if name not in may_differ]
         if words:
             lines = "\n".join(words)
@@ -146,10 +154,11 @@ class Resumption:
         learn.loop.start = None
         self._restore(learn)
         self._check_states(learn, in_pass=True)
-        learn.loop.known.mark = self.fit["mark"]
-        learn.stop_reason = self.fit["stop_reason"]
-        batches_of = partial(learn.loop.known.batches_of, learn, loader)
-        now = {**self.fit["now"], "random": self.contents["random"]}
+        known, values = learn.loop.known, self.values.get(learn.pass_name, {})
+        known.mark, learn.stop_reason = self.fit["mark"], self.fit["stop_reason"]
+        known.moved.begin_pass(loader, values.get("start", {}))
+        batches_of = partial(known.batches_of, learn, loader)
+        now = {**self.fit["now"], "random": self.contents["random"], "values": values.get("now", {})}
         return positions.resume(loader, batches_of, self.fit["mark"], now, self.position)
 
     def _check_states(self, learn: FullLearner, *, in_pass: bool = False) -> None:
@@ -240,24 +249,6 @@ def find_file(learn: FullLearner, resume: Resume) -> Path | None:
             raise ValueError(f"fit(resume='must'): there is no checkpoint in {shown}. {fix}")
         print_line(f"no run to resume in {shown}: a new run starts")
     return found
-
-
-def note_start(learn: FullLearner) -> None:
-    """Note the state at the start of a fit, as far as checkpoints need it."""
-    learn.loop.known.point = None
-    learn.given = {each.name for each in learn.callbacks}
-    learn.loop.moved.begin(learn)
-    if learn.optimizer is not None and any(each.saves_checkpoints for each in learn.callbacks):
-        learn.groups_at_start = loading.settings_of(learn.optimizer)
-        learn.hidden_at_start = hidden_tensors(learn.model)
-        note_loaders(learn)
-
-
-def note_loaders(learn: FullLearner) -> None:
-    """Note the loaders at the start of a fit, except those that a callback has set in the last fit."""
-    for part, loader in learn.data.loaders.items():
-        if part not in learn.loop.known.at_start or loader is not learn.loop.known.at_end.get(part):
-            learn.loop.known.at_start[part] = loader, loader_of(loader)
 
 
 def check_resume(resume: Any) -> None:

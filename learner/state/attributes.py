@@ -175,7 +175,8 @@ def pass_state(learn: FullLearner) -> Kept:
     loop = learn.loop
     known = loop.known
     names = {name: getattr(learn, name) for name in PASS_STATE}
-    return names, (loop.place, loop.start), (known.mark, dict(known.sources), known.share, known.is_even)
+    of_pass = known.mark, dict(known.sources), known.share, known.is_even, known.moved.at_pass
+    return names, (loop.place, loop.start), of_pass
 
 
 def restore_pass_state(learn: FullLearner, kept: Kept) -> None:
@@ -184,4 +185,4 @@ def restore_pass_state(learn: FullLearner, kept: Kept) -> None:
     vars(learn).update(names)
     learn.loop.place, learn.loop.start = position
     known = learn.loop.known
-    known.mark, known.sources, known.share, known.is_even = found
+    known.mark, known.sources, known.share, known.is_even, known.moved.at_pass = found

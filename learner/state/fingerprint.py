@@ -85,15 +85,16 @@ def data_of(learn: FullLearner, part: str) -> tuple[dict[str, Any], dict[str, An
     """The fingerprint of a loader at the start of the fit, and the current one.
 
     A new process should start with the first: during a fit a callback may replace the loader, and `set_epoch`
-    may change its length. Other changes of a loader in place cannot be repeated, so in that case the current
-    fingerprint is both.
+    or a sampler may change its length. A change of the data itself cannot be repeated, so in that case the
+    current fingerprint is both.
     """
     loader = learn.data.loaders[part]
     now = loader_of(loader)
     given, at_start = learn.loop.known.at_start.get(part, (loader, now))
     if now == at_start or loader is not given or isinstance(loader, TensorLoader):
         return at_start, now
-    return (at_start if any(takers(loader)) else now), now
+    is_same_data = now.get("n_items") is not None and now["n_items"] == at_start["n_items"]
+    return (at_start if is_same_data or any(takers(loader)) else now), now
 
 
 def loader_of(loader: Any) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from callbacks.record.unsaved_weights import not_meant_to_last
 from callbacks.step.mixed_loss import MixedLoss
 from learner.data.batching import TensorLoader
 from learner.data.generators import kind_of
-from learner.passes import own_positions, positions
+from learner.passes import moved_values, own_positions, positions
 from learner.state import membership, optimizer_modes, unkept
 from learner.state.attributes import CLOCK
 from learner.state.fingerprint import loader_of
@@ -191,12 +191,15 @@ class Undo:
         self.modules = [learn.model, *modules_beside(learn).values()]
         self.gradients = [(each, each.grad) for module in self.modules for each in module.parameters()]
         self.drawn = [(part, positions.generator_states(part)) for _, part in parts_with_generators(learn)]
+        self.values = [(each, moved_values.values_in(each)) for each in learn.data.loaders.values()]
 
     def restore(self, **others: Any) -> None:
         """Restore it; `others` replace parts of the snapshot."""
         restore(self.learn, {**self.snapshot, **others})
         for part, states in self.drawn:
             positions.set_generator_states(part, states)
+        for loader, values in self.values:
+            moved_values.put_values(loader, values)
         for parameter, gradient in self.gradients:
             parameter.grad = gradient
 
