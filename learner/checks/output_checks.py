@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from callbacks.measures.as_metrics import as_metric, metric_name
 from callbacks.measures.as_the_loss import AsTheLoss
+from callbacks.measures.linearity import is_pure
+from callbacks.measures.whole_pass import WholePass
 from callbacks.results import reductions
 from callbacks.results.reductions import unwrapped
-from learner.checks.loss_checks import title_of, torch_loss
+from learner.checks.loss_checks import broadcast, is_suspicious, title_of, torch_loss
+from learner.checks.probe import compares_each_with_each
 from learner.messages.problems import LearnerWarning
 from learner.state.protocol import FullLearner
 
@@ -85,6 +90,37 @@ def metric_problems(learn: FullLearner) -> Iterator[Exception]:
             "of your own, so that numbers above 0 mean yes. Pass a metric that expects probabilities, such "
             "as a function that returns accuracy(preds - 0.5, targets)."
         )
+
+
+def metric_shape_problems(learn: FullLearner) -> Iterator[Exception]:
+    """Metrics of the user that compare each prediction with each target, as losses are checked for it."""
+    preds, targets = learn.preds, learn.targets
+    if not isinstance(preds, Tensor) or not isinstance(targets, Tensor) or not is_suspicious(preds, targets):
+        return
+    for function in map(function_of, learn.metrics):
+        if function is None or f"shapes of {id(function)}" in learn.reported or not is_pure(function):
+            continue
+        learn.reported.add(f"shapes of {id(function)}")
+        if compares_each_with_each(partial(as_tensor, function), preds, targets):
+            yield LearnerWarning(
+                f"the metric {metric_name(function)} broadcasts preds of shape {tuple(preds.shape)} and "
+                f"targets of shape {tuple(targets.shape)} to {broadcast(preds, targets)}, so it compares "
+                "each prediction with the targets of other items: write preds = "
+                "preds.reshape(targets.shape) at its start."
+            )
+
+
+def function_of(metric: Any) -> Callable[..., Any] | None:
+    """The function of predictions and targets that a metric calls; None for an object with counts."""
+    made = as_metric(metric)
+    if isinstance(made, WholePass):
+        return None if made.targets_first else made.function
+    return None if hasattr(made, "compute") else made
+
+
+def as_tensor(function: Callable[..., Any], preds: Tensor, targets: Tensor) -> Tensor:
+    """The value of a metric, which may be a plain number."""
+    return torch.as_tensor(function(preds, targets))
 
 
 def last_operation(preds: Any) -> str | None:

@@ -29,7 +29,7 @@ from learner.checks.optimizer_checks import (
     trained_by,
     unsaved_problems,
 )
-from learner.checks.output_checks import metric_problems, output_problems
+from learner.checks.output_checks import metric_problems, metric_shape_problems, output_problems
 from learner.checks.pass_watch import PassWatch
 from learner.checks.process_checks import ranks_of
 from learner.checks.reached import Mark, marks_of, unkept_problems
@@ -71,7 +71,7 @@ class Preflight(Callback):
         learn = full(learn)
         if learn.training and learn.loop.runs_default("compute_loss"):
             found = [*pred_problems(learn), *output_problems(learn, learn.preds, learn.loss_func)]
-            report_problems([*found, *metric_problems(learn)])
+            report_problems([*found, *metric_problems(learn), *metric_shape_problems(learn)])
         if learn.training and id(learn.data) not in learn.reported:
             report_problems(item_problems(learn))
             learn.reported.add(id(learn.data))

@@ -7,10 +7,11 @@ from functools import partial
 
 import pytest
 import torch
+from sklearn.metrics import mean_absolute_error
 from torch import nn
 from torch.nn import functional as F
 
-from callbacks import LearnerWarning, MixedPrecision
+from callbacks import LearnerWarning, MixedPrecision, whole_pass
 from learner import Data, Learner
 
 X = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
@@ -138,3 +139,77 @@ def test_an_output_that_fits_its_loss_raises_no_warning(kind):
     with warnings.catch_warnings():
         warnings.simplefilter("error", LearnerWarning)
         learner_of(make(), loss, targets, x).fit(1)
+
+
+# Shapes that a metric broadcasts ---------------------------------------------------------------------------
+
+FLAT = X.sum(1)  # (8,), and the model returns (8, 1)
+
+
+def flat_loss(preds, targets):
+    return F.mse_loss(preds.squeeze(-1), targets)
+
+
+def mean_error(preds, targets):
+    return (preds - targets).abs().mean()
+
+
+def mean_error_as_number(preds, targets):
+    return float((preds - targets).abs().mean())
+
+
+def squeezed_error(preds, targets):
+    return (preds.squeeze(-1) - targets).abs().mean()
+
+
+def share_in_order(preds, targets):
+    """Compares each with each on purpose."""
+    scores = preds.flatten()
+    return ((scores[:, None] > scores) == (targets[:, None] > targets)).float().mean()
+
+
+class Counting:
+    name = "counting"
+
+    def __init__(self):
+        self.n = 0
+
+    def __call__(self, preds, targets):
+        self.n += 1
+        return (preds - targets).abs().mean()
+
+
+def flat_learner(metric, targets=FLAT, loss=flat_loss):
+    data = Data([(X, targets)], [(X[:4], targets[:4])])
+    return Learner(net(n_outputs=1), data, loss, partial(torch.optim.SGD, lr=0.1), metrics=[metric])
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [mean_error, mean_error_as_number, whole_pass(mean_error)],
+    ids=["tensor", "number", "whole pass"],
+)
+def test_a_metric_that_compares_each_prediction_with_each_target_raises_one_warning(metric):
+    learn = flat_learner(metric)
+    with pytest.warns(LearnerWarning, match=r"the metric mean_error.*\(8, 1\).*to \(8, 8\)") as caught:
+        learn.fit(1)
+    assert len(caught) == 1
+    learn.fit(1)  # the settings of the tests make a warning an error
+
+
+@pytest.mark.parametrize(
+    ("metric", "targets", "loss"),
+    [
+        (squeezed_error, FLAT, flat_loss),
+        (share_in_order, FLAT, flat_loss),
+        (Counting(), FLAT, flat_loss),
+        (mean_error, FLAT[:, None], F.mse_loss),
+        (whole_pass(mean_absolute_error), FLAT, flat_loss),
+    ],
+    ids=["squeezed", "on purpose", "with a state", "equal shapes", "of scikit-learn"],
+)
+def test_other_metrics_of_numbers_raise_no_warning(metric, targets, loss):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LearnerWarning)
+        flat_learner(metric, targets, loss).fit(1)
+    assert getattr(metric, "n", 1) == 1
