@@ -203,6 +203,11 @@ def same_shape(title: str, preds: Tensor, targets: Tensor) -> tuple[Tensor, Tens
             f"{tuple(targets.shape)}. Both must have the same shape: return preds.squeeze(-1) from the "
             "model, or use targets.unsqueeze(-1)."
         )
+    if preds.is_complex() or targets.is_complex():
+        raise ValueError(
+            f"{title}: preds are {preds.dtype} and targets {targets.dtype}, but it compares real numbers: "
+            "measure their real and imaginary parts, as in torch.view_as_real(preds), or write a function."
+        )
     dtype = widest(preds)
     both = preds.to(dtype), targets.to(dtype)
     return both if preds.ndim else (both[0].unsqueeze(0), both[1].unsqueeze(0))

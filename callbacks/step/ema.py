@@ -8,7 +8,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
+from callbacks.core.registry import describe
 from callbacks.core.settings import check_choice, check_number
+from callbacks.core.warning import warn
 from callbacks.model.held import Held
 from callbacks.step.averages import Averages, check_alone, named_weights, put_weights, take_off_noise
 
@@ -89,6 +91,7 @@ class EMA(Callback):
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         check_alone(self, learn)
+        check_end(self, learn)
         self._averages.with_buffers = self.buffers == "average"
         self._averages.forget_model()
         self.averages = self.weights = self._held = None
@@ -172,6 +175,17 @@ class EMA(Callback):
             places = self._averages.places
             put_weights(learn.model if places is None else places.model, self.weights, self._held)
             self.weights = self._held = None
+
+
+def check_end(callback: EMA, learn: LearnerProtocol) -> None:
+    """Warn if another callback ends the fit with averages although the trained weights were asked for."""
+    for other in learn.callbacks:
+        if callback.at_end == "weights" and other.restores_weights:
+            warn(
+                f"EMA(at_end='weights') does not decide how the fit ends: {describe(other)} restores the "
+                "weights that its best epoch was measured with, which are averages. Leave at_end out, or "
+                f"write {type(other).__name__}(..., restore_best=False)."
+            )
 
 
 def check_settings(decay: Any, warmup: Any, buffers: Any, at_end: Any) -> None:

@@ -155,7 +155,8 @@ class SWA(Callback):
 
     def _first(self, learn: LearnerProtocol) -> int:
         """The first epoch that is averaged."""
-        return self.start if isinstance(self.start, int) else int(self.start * learn.n_epochs)
+        # 0.58 * 50 is 28.999999999999996
+        return self.start if isinstance(self.start, int) else int(self.start * learn.n_epochs + 1e-9)
 
     def _rate(self, before: float, epoch: int) -> float:
         """The rate in an epoch, counted from the first that is averaged."""

@@ -99,3 +99,9 @@ def test_a_number_without_a_dimension_is_one_item(metric):
     assert over(metric(), [(preds[:4], targets[:4]), (preds[4], targets[4])]) == pytest.approx(
         float(expected)
     )
+
+
+@pytest.mark.parametrize("metric", [MSE, MAE, PearsonCorr])
+def test_complex_numbers_are_refused_instead_of_cut(metric):
+    with pytest.raises(ValueError, match=rf"{metric.__name__}: preds are torch.complex64.*view_as_real"):
+        metric().update(torch.ones(3, dtype=torch.complex64), torch.ones(3, dtype=torch.complex64))

@@ -18,6 +18,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from callbacks import (
     EMA,
     CancelStep,
+    EarlyStopping,
+    LearnerWarning,
     Order,
     When,
     ZeroGrad,
@@ -153,6 +155,14 @@ def test_two_averages_are_refused_with_both_names(make_learner):
         learn.fit(1)
     with pytest.raises(ValueError, match="two callbacks are called 'ema'"):
         make_learner(callbacks=[EMA(), EMA()])
+
+
+def test_trained_weights_at_the_end_beside_a_restored_best_epoch_raise_a_warning(make_learner):
+    stop = EarlyStopping(patience=1)
+    with pytest.warns(LearnerWarning, match=r"EMA\(at_end='weights'\) does not decide.*restore_best=False"):
+        make_learner(callbacks=[EMA(at_end="weights"), stop]).fit(1)
+    make_learner(callbacks=[EMA(), stop]).fit(1)  # the settings of the tests make a warning an error
+    make_learner(callbacks=[EMA(at_end="weights"), EarlyStopping(restore_best=False)]).fit(1)
 
 
 def test_a_window_that_would_leave_the_averages_in_the_model_is_refused(make_learner):

@@ -137,6 +137,14 @@ def test_training_is_the_same_until_the_end(capsys):
     assert learn.results == {name: row for name, row in rows[-1].items() if name in learn.results}
 
 
+def test_a_share_of_the_fit_is_a_whole_number_of_epochs(make_learner):
+    averaging = SWA(0.58)
+    seen = on("after_epoch")(lambda learn: counts.append(averaging.n_averaged))
+    counts = []
+    make_learner(1, callbacks=[averaging, seen]).fit(50)
+    assert counts.index(1) == 29
+
+
 def test_a_model_without_batch_norm_has_no_additional_pass(make_learner):
     n_seen = []
     learn = make_learner(callbacks=[SWA(), on("before_validate")(n_seen.append)])
