@@ -122,7 +122,7 @@ class Loop:
                 self.place = Place("validate")
                 interrupt.end_span(learn)
             validations.end(learn, name, self.on["after_validate"])
-        finally:  # also if the epoch is cancelled
+        finally:  # even if the epoch is cancelled
             set_modes(modes)  # each module's own mode: a frozen layer stays in evaluation mode
 
     def begin_pass(self, learn: FullLearner, loader: Any, training: bool, span: Span | None = None) -> None:

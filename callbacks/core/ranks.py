@@ -125,7 +125,7 @@ class Ranks:
         return nullcontext()
 
     def n_steps(self, n_batches: int | None) -> int | None:
-        """The number of batches that each process gets of a training pass of so many."""
+        """The number of batches that each process gets of a training pass with this many."""
         return None if n_batches is None else -(-n_batches // self.group)
 
     def kept_batch(self) -> AbstractContextManager[None]:

@@ -189,7 +189,7 @@ def names_defined_by(callback: Callback) -> set[str]:
 
 
 def hook_of(callback: Callback, event: str) -> Hook:
-    """The hook as a method of its callback, by which errors name it, also if it is static or a partial."""
+    """The hook as a method of its callback, by which errors name it, even if it is static or a partial."""
     window = window_of(callback)
     if window is not None:
         return MethodType(window.hook(event), callback)

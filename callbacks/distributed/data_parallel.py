@@ -220,7 +220,7 @@ class OtherOptimizers:
         return any(id(each) in self._trained for each in module.parameters())
 
     def end(self) -> None:
-        """Average no more."""
+        """Stop averaging."""
         for each in self._handles:
             each.remove()
 

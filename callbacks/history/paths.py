@@ -1,4 +1,4 @@
-"""Check a path that a user passes, and write a file completely or not at all, also in a thread."""
+"""Check a path that a user passes, and write a file completely or not at all, optionally in a thread."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def name_of(function: Any) -> str | None:
 
 
 def declared(get: Get) -> Any:
-    """The reduction that a loss names, also in torch's old form; `"mean"` if it names none."""
+    """The reduction that a loss names, including torch's old form; `"mean"` if it names none."""
     size_average, reduce = get("size_average", None), get("reduce", None)
     if isinstance(size_average, bool) or isinstance(reduce, bool):
         return _reduction.legacy_get_string(size_average, reduce, emit_warning=False)

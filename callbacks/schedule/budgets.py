@@ -166,7 +166,7 @@ class ShortEpoch(Callback):
     def _begin(self, learn: LearnerProtocol, which: Pass) -> None:
         if self._is_fitting and self.on in (which, "both"):
             limit = n_batches_of_share(self.size, learn.n_batches, which)
-            self._limits[learn.training] = limit  # also if the loader says it is shorter: it may be wrong
+            self._limits[learn.training] = limit  # even if the loader says it is shorter: it may be wrong
             if learn.n_batches is None or limit < learn.n_batches:
                 learn.n_batches = limit
 

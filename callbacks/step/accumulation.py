@@ -189,7 +189,7 @@ class GradientAccumulation(Callback):
         return self.window["weight"] + self.share_of(learn)
 
     def _is_full(self, learn: LearnerProtocol, n_batches: int, n_samples: int) -> bool:
-        """Is a window of so many batches and items the last one before an update?"""
+        """Is a window with this many batches and items complete, so that an update follows?"""
         if self.n_batches is not None and n_batches >= self.n_batches:
             return True
         if self.n_samples is not None and n_samples >= self.n_samples:

@@ -159,7 +159,7 @@ class GradientClip(Callback):
 
 
 def clip_by_value(parameters: list[Any], max_value: float) -> None:
-    """Limit each number of the gradients to [-max_value, max_value], also of sparse ones."""
+    """Limit each number of the gradients to [-max_value, max_value], including sparse ones."""
     try:
         clip_grad_value_(parameters, max_value)
     except NotImplementedError:

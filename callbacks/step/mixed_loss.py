@@ -128,7 +128,7 @@ class Mixer(Callback):
             raise ValueError(
                 f"{self._title}: another callback mixes in epoch {learn.epoch} too. {ONE_AT_A_TIME}"
             )
-        if learn.loss_func is not self._loss and learn.loss_func is not None:  # also if it was replaced
+        if learn.loss_func is not self._loss and learn.loss_func is not None:  # even if it was replaced
             self._before, self._loss = learn.loss_func, MixedLoss(learn.loss_func)
             learn.loss_func = self._loss
 

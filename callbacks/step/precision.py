@@ -18,8 +18,8 @@ from callbacks.optim.parameter_rules import parameters_of
 from callbacks.place.device import map_tensors
 from callbacks.step.closures import check_alone
 
-#: After so many skipped updates in a row an error is raised. Each halves the scale: torch's first one, 2**16,
-#: is 2**-16 by then, far below 1, where gradients have the range of float16 without any scale.
+#: After this many skipped updates in a row an error is raised. Each halves the scale: torch's first one,
+#: 2**16, is 2**-16 by then, far below 1, where gradients have the range of float16 without any scale.
 N_SKIPPED = 32
 NO_SCALE_HELPS = (
     "Look for a square root, logarithm or division at 0 in the model or the loss, and add a small number; "

@@ -59,7 +59,7 @@ def counters_of(kind: type[Callback], *, in_pass: bool) -> set[str]:
 def changes_of(method: FunctionType) -> tuple[set[str], set[str]]:
     """The attributes of `self` that a method computes from their own values, and those that it only sets.
 
-    The bytecode shows it, also without the source: an arithmetic operation is between a read and a write. A
+    The bytecode shows it, even without the source: an arithmetic operation is between a read and a write. A
     jump between them, as in `self.size = self.size or n + 1`, shows that the value is computed only once.
     """
     counted, assigned, read = set[str](), set[str](), dict[str, bool]()

@@ -245,7 +245,7 @@ def check_batch_size(batch_size: Any) -> int:
 
 
 def is_whole(value: Any) -> bool:
-    """Is this an int, also of NumPy, and not a bool?"""
+    """Is this an int, of Python or NumPy, and not a bool?"""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 

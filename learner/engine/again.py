@@ -1,4 +1,4 @@
-"""`learn.again()`: compute the gradients of the current batch once more, for steps that need it."""
+"""`learn.again()`: compute the gradients of the current batch again, for steps that need it."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def is_code(member: Any) -> bool:
 
 
 def assigned_by(member: Any) -> Iterator[str]:
-    """The attributes of its first argument that a method assigns, also in functions inside it."""
+    """The attributes of its first argument that a method assigns, including in functions inside it."""
     function: Any = member.fget if isinstance(member, property) else member
     code = getattr(inspect.unwrap(function), "__code__", None)
     if code is not None and code.co_argcount:

@@ -12,7 +12,7 @@ A run's folder has:
 `run.json` is one mapping. A value that is not known is null; numbers that are NaN or infinite are null too.
 
     format        1
-    status        "running" (also if it was killed), "finished", "stopped" (by a callback), "interrupted"
+    status        "running" (even if it was killed), "finished", "stopped" (by a callback), "interrupted"
                   (Ctrl-C, SIGTERM) or "failed"
     recipe        the title of the recipe, otherwise the name of its file
     source        the path of the recipe that was run

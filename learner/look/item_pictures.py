@@ -136,7 +136,7 @@ def draw_texts(texts: Sequence[str], titles: Sequence[str]) -> Figure:
 
 
 def draw_text(ax: Axes, text: str, width: int) -> None:
-    """Draw text of so many letters per line in place of a picture."""
+    """Draw text with this many letters per line in place of a picture."""
     lines = "\n".join(textwrap.wrap(textwrap.shorten(text, MAX_WORDS, placeholder=" ..."), width))
     ax.set_axis_off()
     ax.text(0.5, 0.5, lines, ha="center", va="center", color=INK, fontsize="small", transform=ax.transAxes)
@@ -265,7 +265,7 @@ def as_names(owner: str, classes: Any) -> list[Any]:
 
 
 def known_names(loader: Any, n_classes: int | None = None) -> list[Any] | None:
-    """The names in `classes` of the data set, as in torchvision, also if it is within a subset."""
+    """The names in `classes` of the data set, as in torchvision, even if it is within a subset."""
     while (loader := getattr(loader, "dataset", None)) is not None:
         known = getattr(loader, "classes", None)
         if isinstance(known, (list, tuple)) and n_classes in (None, len(known)):

@@ -39,7 +39,7 @@ def keeps_passes(loader: Any) -> bool:
 
 
 def load(loader: Any, state: Any) -> None:
-    """Load a state into a loader, also if its own state was read before its first pass."""
+    """Load a state into a loader, even if its own state was read before its first pass."""
     if is_of_nodes(loader):
         # `state_dict` sets it, and the next pass would ignore the new state
         loader._iter_for_state_dict = False

@@ -93,7 +93,7 @@ class Source:
         """The state of the loader in a checkpoint: no passes if each of them starts again.
 
         Args:
-            with_this: also of the current pass.
+            with_this: include the current pass.
             group: the number of batches that the processes took in one step.
         """
         passes = [] if self.continues is False else self.so_far(with_this=with_this)

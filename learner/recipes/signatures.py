@@ -16,7 +16,7 @@ from torch import Tensor
 from callbacks.core.foreign_names import ARGUMENT_WORDS
 from learner.recipes.recipe_errors import closest
 
-WEIGHTS = ("weight", "pos_weight")  # of classes, in torch's losses: floats, also if written as 1
+WEIGHTS = ("weight", "pos_weight")  # of classes, in torch's losses: floats, even if written as 1
 HIDDEN = ("size_average", "reduce")  # of torch's losses: deprecated
 
 

@@ -89,7 +89,7 @@ class UserCode:
         path = (self.folder / file).resolve()
         if "\\" in file:
             raise UnusableName(
-                f"{file!r} has a backslash", f"Write {file.replace(chr(92), '/')!r}, also on Windows."
+                f"{file!r} has a backslash", f"Write {file.replace(chr(92), '/')!r}, even on Windows."
             )
         if Path(file).is_absolute() or ".." in Path(file).parts or not path.is_relative_to(self.folder):
             raise UnusableName(f"{file!r} is not in or below the recipe's folder", BESIDE)

@@ -72,7 +72,7 @@ class Record:
 
     @property
     def n_epochs(self) -> int:
-        """The number of epochs, also of a run that recorded no results."""
+        """The number of epochs, even of a run that recorded no results."""
         noted = self.facts.get("n_epochs")
         return len(self.rows) or (noted if isinstance(noted, int) else 0)
 

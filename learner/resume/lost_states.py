@@ -60,7 +60,7 @@ def lost_objects(learn: FullLearner, contents: dict[str, Any], *, in_pass: bool)
 
 
 def state_in(saved: Any) -> Any:
-    """The state of a callback, also of one in a window, which saves it together with its own."""
+    """The state of a callback, even of one in a window, which saves it together with its own."""
     while isinstance(saved, dict) and saved.keys() == set(When.state):
         saved = saved["inner"]
     return saved

@@ -1,6 +1,6 @@
 """Match the names in a file with those of a model, if the model is wrapped or was when it was saved.
 
-`torch.compile` adds `_orig_mod.` to the names of the module that it wraps, also in the middle of a name.
+`torch.compile` adds `_orig_mod.` to the names of the module that it wraps, even in the middle of a name.
 `DataParallel` and `DistributedDataParallel` add `module.`.
 """
 

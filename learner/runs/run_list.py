@@ -16,7 +16,7 @@ UNKNOWN = "-"
 
 
 def runs_in(folder: Path) -> list[Record]:
-    """The runs in a folder, also of sweeps: by result, the best ones first; those without a result last."""
+    """The runs in a folder and its sweeps, the best results first, those without a result last."""
     paths = sorted({each.parent for each in folder.rglob("recipe.yaml")})
     records = [record_of_folder(each) for each in paths]
     for record in records:
@@ -33,7 +33,7 @@ def rank(record: Record) -> tuple[bool, str, float, str]:
 
 
 def best_in(record: Record) -> tuple[str, Best | None]:
-    """The name and the best value of the most important result, also of a run that has no history yet."""
+    """The name and the best value of the most important result, even of a run that has no history yet."""
     name, monitored = record.main_result, record.facts.get("monitored") or {}
     if name is not None:
         return name, record.best(name)

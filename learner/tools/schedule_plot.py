@@ -109,7 +109,7 @@ def plan_of(schedule: Any, learn: FullLearner, n_epochs: int, name: str) -> Plan
 
 
 def by_batch(schedule: ParamScheduler, learn: FullLearner, length: int) -> dict[str, list[list[float]]]:
-    """The values of so many batches; those of an update have the same value."""
+    """The values of this many batches; those of an update have the same value."""
     added = (each.n_batches for each in learn.callbacks if isinstance(each, GradientAccumulation))
     n_together = next(added, None) or 1
     found = schedule.values(learn.optimizer, 1, math.ceil(length / n_together))
