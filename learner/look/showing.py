@@ -9,7 +9,7 @@ from torch import Tensor
 
 from callbacks.core.settings import check_count
 from learner.data.items import in_batch
-from learner.data.loaders import is_one_shot
+from learner.data.loaders import check_batches, is_one_shot
 from learner.examination.examination import first_batch
 from learner.inference.gathering import copied
 from learner.inference.kept_part import Keep, part_of
@@ -132,6 +132,7 @@ def show_results(
 
 def a_batch(learn: FullLearner, loader: Any, owner: str) -> Any:
     """The first batch of a loader, whose next pass stays the same."""
+    check_batches("the loader", loader)
     if is_one_shot(loader):
         other = "inputs, as summary(inputs)" if owner == "summary" else "other batches, as loader=[batch]"
         raise ValueError(

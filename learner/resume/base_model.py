@@ -24,7 +24,7 @@ def without_base(model: nn.Module, contents: dict[str, Any], names: Iterable[str
     Raises:
         ValueError: the model has no parameter of that name.
     """
-    left = dict.fromkeys(names)
+    left = dict.fromkeys([names] if isinstance(names, str) else names)
     if not left:
         return contents
     unknown = left.keys() - contents["model"].keys()

@@ -82,3 +82,8 @@ def test_layers_frozen_later_are_saved_as_they_were_trained(tmp_path):
 def test_a_name_that_is_unknown_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no parameter 'bas\.weight'"):
         make(tmp_path).save(tmp_path / "a.pt", without=["bas.weight"])
+
+
+def test_a_single_name_need_not_be_in_a_list(tmp_path):
+    make(tmp_path).save(tmp_path / "a.pt", without="base.weight")
+    assert "base.weight" not in torch.load(tmp_path / "a.pt", weights_only=True)["model"]
