@@ -175,7 +175,7 @@ def test_data_that_can_be_read_only_once_or_is_empty_is_refused(make_learner):
 
 @pytest.mark.parametrize("loader", [torch.rand(4, 1), (torch.rand(4, 1), torch.rand(4, 1)), 5])
 def test_what_is_not_in_batches_is_refused_and_not_drawn(make_learner, loader):
-    with pytest.raises(TypeError, match="the loader is .*: (batch it|pass an iterable)|not in batches"):
+    with pytest.raises(TypeError, match=r"the loader is .*: (batch it|pass an iterable)|not in batches"):
         make_learner().show_batch(loader=loader)
 
 
