@@ -24,6 +24,7 @@ from learner.cli import examine, leave, listing, machine, predicting, reports, s
 from learner.cli.parser import Parser
 from learner.data.tensors import counted
 from learner.recipes.recipe_errors import Mistake, RecipeError
+from learner.state.fingerprint import own_version
 
 TRAINING = (["run"], ["resume"])  # their exit code reports how training ended, even if the output fails
 PATIENCE = 10.0  # seconds in which the launcher ends the other processes once the first one has ended
@@ -78,6 +79,8 @@ def make_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    version = f"plainlearner {own_version()}"
+    parser.add_argument("--version", action="version", version=version, help="show the version and exit")
     verbs = parser.add_subparsers(title="commands", metavar="command", parser_class=Parser)
     for each in (train, examine, predicting, reports, leave, listing, starter, machine):
         each.add_verbs(verbs)
@@ -133,8 +136,8 @@ def parse(parser: Parser, arguments: list[str]) -> argparse.Namespace:
     if "overrides" in options:
         options.overrides += [word for word in rest if not word.startswith("-")]
         rest = [word for word in rest if word.startswith("-")]
-    if rest and "function" in options:
-        verb, hint = f"{parser.prog} {arguments[0]}", ""
+    if rest:
+        verb, hint = f"{parser.prog} {arguments[0]}" if "function" in options else parser.prog, ""
         if "overrides" in options:
             hint = " Entries of the recipe have no --, as in fit.epochs=3."
         parser.exit(2, f"{verb}: unrecognized arguments: {' '.join(rest)}.{hint}\nSee `{verb} --help`.\n")

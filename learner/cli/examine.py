@@ -11,7 +11,7 @@ from typing import Any
 from callbacks import Callback
 from callbacks.core.registry import describe
 from callbacks.history.drawing import why_undrawn
-from learner.cli.parser import Parser, Verbs, add_recipe_verb, load
+from learner.cli.parser import Parser, Verbs, add_recipe_verb, check_output, load
 from learner.recipes.recipe_errors import Mistake, RecipeError, mistaken
 from learner.runs.sweep_plan import sets_lr
 from learner.tools.lr_find import NAMES, NO_FALL, SUGGESTIONS, LRSearch
@@ -46,8 +46,7 @@ def do_check(options: argparse.Namespace) -> int:
 
 def do_lr_find(options: argparse.Namespace) -> int:
     """Train with growing learning rates, and print the suggestions."""
-    if options.plot is not None and (reason := why_undrawn()):
-        raise Mistake(f"--plot {options.plot}: {reason}.")
+    check_plot(options.plot)
     recipe = load(options)
     learn = recipe.build()
     with mistaken(ValueError, RuntimeError), recipe.importable():
@@ -55,9 +54,27 @@ def do_lr_find(options: argparse.Namespace) -> int:
     print_suggestions(found, options.recipe, learn.callbacks)
     if options.plot is not None:
         figure: Any = found.plot().figure
-        figure.savefig(options.plot)
+        try:
+            options.plot.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(options.plot)
+        except OSError as error:
+            raise Mistake(f"--plot {options.plot}: it cannot be written: {error.strerror}.") from error
         print(f"wrote {options.plot}")
     return 0
+
+
+def check_plot(path: Path | None) -> None:
+    """Refuse a file that cannot be drawn, before the search."""
+    if path is None:
+        return
+    if reason := why_undrawn():
+        raise Mistake(f"--plot {path}: {reason}.")
+    check_output(path, "--plot")
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix and path.suffix[1:].lower() not in known:
+        raise Mistake(f"--plot {path}: the suffix must be one of .{', .'.join(known)}.")
 
 
 def print_suggestions(found: LRSearch, recipe: str, callbacks: Iterable[Callback]) -> None:

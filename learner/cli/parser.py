@@ -71,6 +71,9 @@ def check_output(path: Path | None, option: str = "--output") -> None:
 
 def load(options: argparse.Namespace) -> Recipe:
     """Read and check the recipe of a command line."""
+    if options.recipe.endswith(".py"):
+        other = other_file(options.recipe)
+        raise Mistake(f"{options.recipe}: this is a Python file, and a recipe is a YAML file. {other}")
     try:
         return load_recipe(options.recipe, options.overrides, allow=options.allow)
     except OSError as error:

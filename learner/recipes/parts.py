@@ -158,7 +158,8 @@ class PartReader:
             is_name = isinstance(value, str) and PART in wanted
             name_hint = f", as {{use: {value}}}" if is_name else number_hint(node.value)
             hint = f"Write {wanted}{name_hint}{usual}."
-            self.problem(node.place, f"{path}: {part.name} cannot take {shown(node.plain())}", hint)
+            given = f"{path}: {part.name} cannot take {shown(node.plain())}"
+            self.problem(node.place, given if node.value is not None else f"{path} is empty", hint)
         if part.kind == "callback" and name in PLACES and leaves(node):
             message = f"{path}: {shown(node.value)} is not below the run's folder"
             self.problem(node.place, message, PLACE_HINT.format(path=path))

@@ -161,6 +161,7 @@ WORDS_OF_KEYS: dict[str, tuple[str, ...]] = {
     "splitter": ("splitter",),
     "decay_norms": ("decay_norms",),
     "callbacks": ("zeroes the gradients", "two callbacks"),
+    "fit": ("n_epochs",),
     "optimizer": ("lr must", "optimizer"),
     "loss": ("loss",),
     "model": ("preds", "model", "parameter"),

@@ -205,7 +205,12 @@ def full_name(found: Any) -> str:
 
 
 def describe_error(error: BaseException, folder: Path) -> str:
-    """Describe an error in a user's file: the line, the type and the message."""
+    """Describe an error: its type and message, and the line if it is in a user's file."""
+    return own_line(error, folder) or f"{type(error).__name__}: {error}"
+
+
+def own_line(error: BaseException, folder: Path) -> str | None:
+    """Describe an error in a user's file: the line, the type and the message; None for other errors."""
     if isinstance(error, SyntaxError) and error.filename:
         name, line = error.filename, error.lineno
         source = (error.text or "").strip()
@@ -213,7 +218,7 @@ def describe_error(error: BaseException, folder: Path) -> str:
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if Path(frame.filename).resolve().is_relative_to(folder)]
         if not own:
-            return f"{type(error).__name__}: {error}"
+            return None
         name, line, source = own[-1].filename, own[-1].lineno, own[-1].line
     path = Path(name).resolve()
     shown = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else name
@@ -223,9 +228,17 @@ def describe_error(error: BaseException, folder: Path) -> str:
 
 def in_words(error: BaseException, folder: Path) -> tuple[str, str]:
     """The message of an error, and how to fix it; the message of a refusal of ours says that itself."""
-    described = describe_error(error, folder)
-    is_refusal = isinstance(error, (ValueError, TypeError, ImportError)) and "\n" not in described
-    return (str(error), "") if is_refusal else (described, fix_hint(error))
+    is_refusal = isinstance(error, (ValueError, TypeError, ImportError)) and own_line(error, folder) is None
+    return (
+        (str(error), differ_hint(error)) if is_refusal else (describe_error(error, folder), fix_hint(error))
+    )
+
+
+def differ_hint(error: BaseException) -> str:
+    """The options for the differences that the error of a resume allows; empty for other errors."""
+    allowed = re.search(r"allow=\(([^)]*)\)", str(error))
+    names = re.findall(r"\w+", allowed[1]) if allowed else []
+    return f"On the command line: {' '.join(f'--differ {name}' for name in names)}." if names else ""
 
 
 def fix_hint(error: BaseException) -> str:

@@ -10,7 +10,9 @@ from typing import Any
 from callbacks.history.drawing import why_undrawn
 from learner.files.run_files import BEST, FINAL, shown_path, weights_file
 from learner.learner import Learner
-from learner.recipes.recipe_errors import Mistake
+from learner.recipes.recipe import Recipe
+from learner.recipes.recipe_errors import Mistake, RecipeError
+from learner.recipes.yaml_tree import read_recipe
 
 MAX_NAME = 100  # characters of the recipe's name in the folder's name, so that paths stay short
 
@@ -82,3 +84,17 @@ def closing_lines(folder: Path, facts: dict[str, Any]) -> str:
             lines.append(f"with the frozen weights: {files} (trainable_only is for checkpoints)")
         lines.append(f"open it in Python: learner.open_run({shown!r})")
     return "\n".join(fill(line, width, subsequent_indent="  ", break_on_hyphens=False) for line in lines)
+
+
+def check_optimizer(recipe: Recipe) -> None:
+    """Refuse to resume with other settings of the optimizer, which would be those of the checkpoint."""
+    node, before = recipe.tree.value["optimizer"], read_recipe(recipe.path).plain().get("optimizer")
+    settings = node.value if isinstance(node.value, dict) else {}
+    then = before if isinstance(before, dict) else {"use": before}
+    changed = [each for key, each in settings.items() if key != "use" and each.plain() != then.get(key)]
+    if changed:
+        raise RecipeError.at(
+            changed[0].key_place,
+            "a resumed run continues with the optimizer of its checkpoint, so this would have no effect",
+            "Omit it. To train the weights with other settings, see learner.open_run in Python.",
+        )

@@ -13,11 +13,13 @@ from learner.report.run_page import duration
 from learner.report.text_tables import shortened, tabulated
 
 UNKNOWN = "-"
+OF_RUNS = ("run.json", "history.csv")  # what a run's folder has beside its recipe
 
 
 def runs_in(folder: Path) -> list[Record]:
     """The runs in a folder and its sweeps, the best results first, those without a result last."""
-    paths = sorted({each.parent for each in folder.rglob("recipe.yaml")})
+    found = {each.parent for each in folder.rglob("recipe.yaml")}
+    paths = sorted(each for each in found if any((each / name).is_file() for name in OF_RUNS))
     records = [record_of_folder(each) for each in paths]
     for record in records:
         record.name = record.folder.relative_to(folder).as_posix() if record.folder else record.name

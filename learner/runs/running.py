@@ -34,7 +34,7 @@ from learner.recipes.recipe_errors import Mistake, RecipeError, mistaken
 from learner.recipes.verify import Report, Trial, verify
 from learner.resume.resumption import Resume
 from learner.runs.launched import check_same_recipe, folder_of_run
-from learner.runs.run_folder import closing_lines, keep_results, kept_recipe, runs_of
+from learner.runs.run_folder import check_optimizer, closing_lines, keep_results, kept_recipe, runs_of
 from learner.runs.run_recorder import RunRecorder, noted_warnings
 from learner.state.fingerprint import own_version
 from learner.tools.replay import replay
@@ -91,6 +91,7 @@ def resume_run(recipe: Recipe, differ: Iterable[str] = ()) -> Learner:
     check_saves(recipe)
     if not saved_in(folder):
         raise Mistake(f"{shown_path(folder)} has no checkpoint. Start a new run with `learner run`.")
+    check_optimizer(recipe)
     learn = recipe.build()
     joined_ranks(learn)
     train(recipe, learn, folder, resume="must", allow=differ)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -188,6 +189,11 @@ def test_the_help_reads_well_at_80_columns(verb, capsys):
     assert "usage: learner" in shown
 
 
+def test_the_version_is_shown(capsys):
+    assert main(["--version"]) == 0
+    assert re.fullmatch(r"plainlearner \d+\.\d+\S*", capsys.readouterr().out.strip())
+
+
 def test_doctor_shows_versions_and_devices(capsys):
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out
@@ -250,6 +256,12 @@ def test_a_recipe_can_name_what_an_installed_package_provides(first, tmp_path, m
         (["run", "first/recipe.yaml", "model=models:Net"], 'Write `use: "models.py:Net"`.'),
         (["sweep", "first/recipe.yaml", "lr=1e-1..1e-3"], "The lower end comes first: 1e-3..1e-1."),
         (["run", "first/recipe.yaml", "--runs", "first/recipe.yaml"], "--keep-nothing"),
+        (["run", "first/models.py"], "a recipe is a YAML file. Available: first/recipe.yaml."),
+        (["run", "first/recipe.yaml", "optimizer.lr="], "optimizer.lr is empty"),
+        (["lr-find", "first/recipe.yaml", "--plot", "lr.xyz"], "the suffix must be one of .eps"),
+        (["lr-find", "first/recipe.yaml", "--plot", "first/models.py/lr.png"], "is a file, not a folder"),
+        (["--quiet"], "learner: unrecognized arguments: --quiet.\nSee `learner --help`."),
+        (["runs", "first"], "first has no runs"),
         (["ls", "calbacks"], "Did you mean callbacks?"),
         (["ls", "first/recipe.yaml"], "The kinds are"),
         (["init", "first/recipe.yaml"], "Choose another folder"),
