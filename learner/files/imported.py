@@ -14,24 +14,25 @@ def imported_from(folder: Path) -> set[Path]:
         for name, module in list(sys.modules.items())
         if name.partition(".")[0] not in ("learner", "callbacks")
     }
-    parents: dict[str, bool] = {}
-    paths = {Path(file).resolve() for file in files if can_be_in(folder, file, parents)}
-    return {each for each in paths if each.is_relative_to(folder) and "site-packages" not in each.parts}
+    known: dict[str, str] = {}
+    start = os.path.join(folder, "")  # noqa: PTH118 - a Path takes ten times as long, as below
+    found = {resolved(each, known) for each in files if each.endswith(".py") and os.path.isabs(each)}  # noqa: PTH117
+    inside = [Path(each) for each in found if each.startswith(start)]
+    return {each for each in inside if each.is_file() and "site-packages" not in each.parts}
 
 
-def can_be_in(folder: Path, file: str, parents: dict[str, bool]) -> bool:
-    """Can the file be in the folder? A quick test: resolving the paths of 2000 modules takes 0.15 s.
+def resolved(path: str, known: dict[str, str]) -> str:
+    """The real path: that of its folder, and its name. One by one, 4000 paths take 0.1 s.
 
     Args:
-        folder: a resolved path.
-        file: any path, also a false one.
-        parents: caches the result per parent folder.
+        path: any absolute path, also a false one.
+        known: caches the result per path.
     """
-    if not (file.endswith(".py") and os.path.isabs(file)):  # noqa: PTH117 - a Path takes ten times as long
-        return False
-    parent = file.rpartition(os.sep)[0]
-    if parent not in parents:
-        real = os.path.join(os.path.realpath(parent), "")  # noqa: PTH118
-        parents[parent] = real.startswith(os.path.join(folder, ""))  # noqa: PTH118
-    inside = parents[parent] or os.path.islink(file)  # noqa: PTH114
-    return inside and Path(file).is_file()
+    if path not in known:
+        folder, _, name = path.rpartition(os.sep)
+        if os.name == "nt" or name in ("", ".", ".."):
+            known[path] = os.path.realpath(path)
+        else:
+            whole = f"{folder and resolved(folder, known)}{os.sep}{name}"
+            known[path] = os.path.realpath(whole) if os.path.islink(whole) else whole  # noqa: PTH114
+    return known[path]
