@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 
+import matplotlib.figure  # noqa: F401
 import preloaded  # noqa: F401
 
 N_DESCRIPTORS = 3

@@ -231,7 +231,6 @@ from functools import partial
 from callbacks import ZeroGrad
 from callbacks.inspect.prediction_plots import PlotSnapshots
 from learner.learner import Learner
-assert "matplotlib" not in sys.modules
 x = torch.arange(4.0)[:, None]
 model = torch.nn.Linear(1, 1)
 sgd = partial(torch.optim.SGD, lr=0.01)

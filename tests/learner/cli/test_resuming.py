@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,26 @@ def test_a_finished_run_can_be_extended(first, capsys):
     assert "epochs: 2" in Path("runs/recipe-1/recipe.yaml").read_text()
     assert main(["resume", "runs/recipe-1"]) == 0
     assert "already finished (epoch 2 of 2)" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def folder_of_two_runs(tmp_path_factory):
+    """A folder with two runs of a recipe, of which the second has no checkpoint."""
+    folder = tmp_path_factory.mktemp("two_runs")
+    with contextlib.chdir(folder):
+        assert main(["init", "first"]) == 0
+        for epochs in (2, 1):
+            assert main(["run", "first/recipe.yaml", *SAVING, f"fit.epochs={epochs}"]) == 0
+        for path in Path("runs/recipe-2/saved").glob("*.pt"):
+            path.unlink()
+    return folder
+
+
+@pytest.fixture
+def two_runs(folder_of_two_runs, monkeypatch, capsys):
+    """Work in that folder, which stays as it is."""
+    monkeypatch.chdir(folder_of_two_runs)
+    capsys.readouterr()
 
 
 @pytest.mark.parametrize(
@@ -47,12 +68,7 @@ def test_a_finished_run_can_be_extended(first, capsys):
         (["replay", "runs/recipe-1"], "blackbox.pt"),
     ],
 )
-def test_a_run_that_cannot_be_resumed_is_refused_and_left_unchanged(first, words, hint, capsys):
-    assert main(["run", str(first), *SAVING, "fit.epochs=2"]) == 0
-    assert main(["run", str(first), *SAVING, "fit.epochs=1"]) == 0
-    for path in Path("runs/recipe-2/saved").glob("*.pt"):
-        path.unlink()
-    capsys.readouterr()
+def test_a_run_that_cannot_be_resumed_is_refused_and_left_unchanged(two_runs, words, hint, capsys):
     kept = {str(path): path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
     assert main(words) == 2
     assert hint in " ".join(capsys.readouterr().err.split())

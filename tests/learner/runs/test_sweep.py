@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import run
 
 from callbacks import LearnerWarning
 from callbacks.save.folder_lock import FolderLock
@@ -218,11 +217,10 @@ def test_a_learning_rate_that_a_schedule_replaces_is_reported():
     sweep("callbacks.ParamScheduler.schedules.lr.peak=0.1,0.2", peak, "--trials", "1")  # warns of nothing
 
 
-def test_a_warning_is_one_line_without_the_code_that_called(capfd):
+def test_a_warning_is_one_line_without_the_code_that_called():
     words = ["learner", "sweep", "small.yaml", "optimizer.lr=0.1,0.2", "--trials", "1"]
     words.append("callbacks.ParamScheduler.schedules={lr: {use: lin, start: 0.1, end: 0.0}}")
-    subprocess.run([sys.executable, "-m", *words], check=True)
-    output, warned = capfd.readouterr()
-    assert warned.startswith("warning: sweep: ParamScheduler sets the learning rate")
-    assert warned.count("\n") == 1
-    assert "1 trial: 1 finished" in output
+    done = run("-m", *words)
+    assert done.stderr.startswith("warning: sweep: ParamScheduler sets the learning rate")
+    assert done.stderr.count("\n") == 1
+    assert "1 trial: 1 finished" in done.stdout
