@@ -141,6 +141,9 @@ class KeptBuffers:
             for holder, buffers in self._holders:
                 holder.update(zip(holder, buffers, strict=False))
             self._notice_changes()
+            for buffer, kept in zip(*self._changing, strict=True):
+                if buffer.shape != kept.shape:
+                    buffer.resize_(kept.shape)
             copy_all(*reversed(self._changing))
 
     def _begin(self, model: nn.Module) -> None:
@@ -183,10 +186,15 @@ def has_buffers(model: nn.Module) -> bool:
 
 
 def copy_all(sources: list[Tensor], targets: list[Tensor]) -> None:
-    """Copy many tensors at once."""
-    if sources:  # torch raises for empty lists
-        with torch.no_grad():
+    """Copy many tensors at once, also those whose shape has changed, as in an observer for quantization."""
+    if not sources:  # torch raises for empty lists
+        return
+    with torch.no_grad():
+        try:
             torch._foreach_copy_(targets, sources)  # type: ignore[reportPrivateImportUsage]
+        except RuntimeError:  # comparing the shapes beforehand would cost time in each batch
+            for source, target in zip(sources, targets, strict=True):
+                target.resize_(source.shape).copy_(source)
 
 
 def empty(optimizer: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Tensors without values: those of lazy modules before their first batch, and buffers that are still None."""
+"""Tensors without values or a shape: of lazy modules before their first batch, and buffers that grow."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch.nn.parameter import is_lazy
 from callbacks.model.named import named_tensors
 from callbacks.model.shards import like
 
-LAZY, NONE = "lazy", "none"  # why a tensor has no values
+LAZY, NONE, OPEN = "lazy", "none", "any shape"  # why a tensor has no values, or no definite shape
 NO_SHAPE = "no shape yet"
 
 
 def tensors_without_values(module: nn.Module) -> dict[str, str]:
-    """The names of the tensors without values, each with the reason."""
+    """The names of the tensors without values or a definite shape, each with the reason."""
     lazy = {name: LAZY for name, each in named_tensors(module).items() if is_lazy(each)}
     none = {
         f"{path}.{name}" if path else name: NONE
@@ -26,7 +26,25 @@ def tensors_without_values(module: nn.Module) -> dict[str, str]:
         for name, buffer in each._buffers.items()
         if buffer is None and not type(each).__module__.startswith("torch.")  # torch's stay None
     }
-    return lazy | none
+    grows = {
+        f"{path}.{name}" if path else name: OPEN
+        for path, each in module.named_modules()
+        for name, buffer in each._buffers.items()
+        if buffer is not None and not is_lazy(buffer) and may_grow(each, buffer)
+    }
+    return lazy | none | grows
+
+
+def may_grow(module: nn.Module, buffer: Tensor) -> bool:
+    """Does a buffer take values of any shape? It is empty, or its module loads its own state.
+
+    The observers of torch's quantization have one value until the first batch shows the number of channels.
+    """
+    loads_itself = type(module)._load_from_state_dict is not nn.Module._load_from_state_dict
+    return buffer.numel() < (2 if loads_itself and not isinstance(module, NORMS) else 1)
+
+
+NORMS = nn.modules.batchnorm._NormBase
 
 
 def shape_problems(
@@ -37,8 +55,8 @@ def shape_problems(
 ) -> dict[str, tuple[Any, Any]]:
     """The names for which a state does not fit a module, each with the saved and the current shape.
 
-    A tensor without values takes any shape, and a buffer may become None again. A parameter of a lazy module
-    does not lose its shape again.
+    A tensor without values or a definite shape takes any shape, and a buffer may become None again. A
+    parameter of a lazy module does not lose its shape again.
     """
     taken = set(map(id, without))
     own = {name: each for name, each in named_tensors(module).items() if id(each) not in taken}
@@ -49,7 +67,7 @@ def shape_problems(
         then_shape = shapes.get(name, NO_SHAPE if name in empties else None)
         now_shape = now.get(name, NO_SHAPE if name in now_empty else None)
         fits = then_shape == now_shape or now_shape == NO_SHAPE or empties.get(name) == NONE
-        if not fits:
+        if not fits and not (name in shapes and now_empty.get(name) == OPEN):
             found[name] = (then_shape, now_shape)
     return found
 

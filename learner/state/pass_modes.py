@@ -30,7 +30,14 @@ def modes_of(learn: FullLearner) -> Modes:
 
 
 def set_modes(modes: Modes) -> None:
-    """Restore what `modes_of` returned."""
+    """Restore what `modes_of` returned.
+
+    A class may override `train`, as a layer for LoRA does that merges its weights for evaluation. Then it is
+    called, as at the start of the pass; each module's own mode is set after that.
+    """
+    for module, mode in modes:
+        if module.training is not mode and type(module).train is not nn.Module.train:
+            module.train(mode)
     for module, mode in modes:
         if module.training is not mode:  # assigning to a module takes ten times as long
             module.training = mode
@@ -42,7 +49,7 @@ def enter_mode(learn: FullLearner, *, training: bool) -> None:
     In training a loss keeps its own modes: a network that compares features stays in evaluation mode.
     """
     if learn.model.training is not training:
-        learn.model.train(training)
+        learn.model.train() if training else learn.model.eval()
     loss = None if training else loss_module(learn.loss_func)
     if loss is not None:
         loss.eval()

@@ -209,3 +209,29 @@ def test_a_bad_gradient_of_a_finite_loss_ends_the_fit_before_the_update(make_lea
     with pytest.raises(FloatingPointError, match=r"batch 0 of epoch 0, first in 'bad'\. Look for"):
         learn.fit(1)
     assert all(map(torch.equal, before, learn.model.parameters()))
+
+
+class Observer(nn.Linear):
+    """Its buffer gets another shape in the first batch, as in observers for quantization."""
+
+    def __init__(self):
+        super().__init__(1, 1)
+        self.register_buffer("largest", torch.zeros(1))
+
+    def forward(self, inputs):
+        self.largest.resize_(len(inputs)).copy_(inputs.detach().abs().amax(1))
+        return super().forward(inputs)
+
+
+def test_a_buffer_that_the_forward_pass_resizes_is_kept():
+    learn = make([batch(), batch(2.0)], model=Observer())
+    learn.fit(2)
+    assert learn.model.largest.tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("n_good", [0, 2])
+def test_a_buffer_that_was_resized_is_restored_with_the_shape_of_the_batch_before(n_good):
+    learn = make([*[batch()] * n_good, batch(NAN)], model=Observer())
+    with pytest.raises(FloatingPointError):
+        learn.fit(1)
+    assert learn.model.largest.tolist() == ([1.0, 1.0] if n_good else [0.0])

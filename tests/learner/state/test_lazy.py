@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from resumed import Interrupt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -194,3 +195,63 @@ def test_a_lazy_loss_and_a_lazy_network_of_a_callback_resume(tmp_path: Path) -> 
     resumed = build(Checkpoint(tmp_path, "2 steps"))
     resumed.fit(3, resume="must")
     assert all(map(torch.equal, weights(resumed), weights(whole)))
+
+
+# Buffers that get their shape in the first batch
+
+
+class Observer(nn.Linear):
+    """Notes the largest input of each channel, as observers for quantization do, and loads its own state."""
+
+    def __init__(self):
+        super().__init__(3, 1)
+        self.register_buffer("largest", torch.zeros(1))
+
+    def forward(self, inputs):
+        found = inputs.detach().abs().amax(0)
+        found = torch.maximum(self.largest, found)  # one value, or as many as there are channels
+        self.largest.resize_(found.shape).copy_(found)
+        return super().forward(inputs) * self.largest.max()
+
+    def _load_from_state_dict(self, state_dict, prefix, *others):
+        self.largest.resize_(state_dict[f"{prefix}largest"].shape)
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
+
+class Memory(nn.Linear):
+    """Keeps what it has seen in a buffer that is empty at first."""
+
+    def __init__(self):
+        super().__init__(3, 1)
+        self.register_buffer("seen", torch.empty(0, 3))
+
+    def forward(self, inputs):
+        if self.training:
+            self.seen = torch.cat([self.seen, inputs.detach()])[-10:]
+        return super().forward(inputs - self.seen.mean(0))
+
+
+@pytest.mark.parametrize("kind", [Observer, Memory])
+def test_a_run_resumes_whose_buffers_get_their_shape_in_the_first_batch(kind, tmp_path):
+    def make(*callbacks):
+        torch.manual_seed(0)
+        inputs = torch.rand(16, 3)
+        data = Data.from_tensors(inputs, inputs.sum(1, keepdim=True), 4, seed=0)
+        return Learner(kind(), data, F.mse_loss, partial(torch.optim.SGD, lr=0.1), callbacks)
+
+    whole = make()
+    whole.fit(3)
+    make(Checkpoint(tmp_path), Interrupt(6)).fit(3)
+    resumed = make(Checkpoint(tmp_path))
+    resumed.fit(3, resume="must")
+    assert all(map(torch.equal, resumed.model.state_dict().values(), whole.model.state_dict().values()))
+
+
+def test_statistics_of_another_number_of_channels_are_still_refused(tmp_path):
+    def make(n_channels):
+        model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(n_channels, affine=False))
+        return Learner(model, (torch.rand(4, 3), torch.rand(4, 3)), F.mse_loss, torch.optim.SGD)
+
+    path = make(3).save(tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"1\.running_mean \(3,\) float32, \(1,\)"):
+        make(1).load(path)

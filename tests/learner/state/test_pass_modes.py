@@ -129,3 +129,66 @@ def test_a_sandbox_restores_the_modes_and_the_next_fit_trains(make_learner):
     learn.lr_find(n_steps=10)
     assert not any(modes_of(learn.model).values())
     assert all(modes_in_training(learn).values())
+
+
+class Merging(nn.Linear):
+    """Adds a trained product to its frozen weight while it is in evaluation mode, as layers for LoRA do."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 4)
+        self.weight.requires_grad_(False)
+        self.one, self.other = nn.Parameter(torch.rand(4, 1)), nn.Parameter(torch.rand(1, 1))
+        self.is_merged = False
+
+    def train(self, mode: bool = True) -> Merging:
+        super().train(mode)
+        if self.is_merged is mode:
+            self.weight.data += (-1 if mode else 1) * self.one @ self.other
+            self.is_merged = not mode
+        return self
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002
+        outputs = super().forward(input)
+        return outputs if self.is_merged else outputs + input @ (self.one @ self.other).T
+
+
+def merging() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(Merging(), nn.Dropout(0.0), nn.Linear(4, 1))
+
+
+def test_layers_that_merge_their_weights_for_validation_train_as_in_a_loop(make_learner):
+    train, valid = line_batches(4), line_batches(2)
+    learn = make_learner(model=merging(), data=Data(train, valid), lr=0.05)
+    learn.fit(3)
+    model = merging()
+    optimizer = torch.optim.SGD([each for each in model.parameters() if each.requires_grad], lr=0.05)
+    for _ in range(3):
+        model.train()
+        for inputs, targets in train:
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(inputs), targets).backward()
+            optimizer.step()
+        model.eval()
+    model.train()
+    assert all(map(torch.equal, learn.model.parameters(), model.parameters()))
+
+
+def test_a_frozen_layer_beside_one_that_overrides_train_stays_in_evaluation_mode(make_learner):
+    learn = make_learner(model=merging(), valid=True)
+    learn.model[1].eval()
+    learn.fit(2)
+    assert modes_in_training(learn) == {"": True, "0": True, "1": False, "2": True}
+
+
+def test_an_overridden_eval_is_called_before_validation(make_learner):
+    class Counting(nn.Linear):
+        n_calls = 0
+
+        def eval(self) -> Counting:
+            self.n_calls += 1
+            return super().eval()
+
+    learn = make_learner(model=Counting(1, 1), valid=True)
+    learn.fit(2)
+    assert learn.model.n_calls == 2
