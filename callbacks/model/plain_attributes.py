@@ -55,9 +55,10 @@ def put_plain(
 ) -> None:
     """Restore the attributes as `plain_state` found them; the state stays usable.
 
-    A tensor that is trained, as one that an optimizer holds, is changed in place; another is replaced, on the
-    model's device. An attribute that was created since, with tensors or a number, is removed. If `numbers`
-    are the keys of numbers, flags and Nones, the others are settings, and are left unchanged.
+    A list, a dict, and a tensor that is trained, as one that an optimizer holds, are changed in place;
+    another tensor is replaced, on the model's device. An attribute that was created since, with tensors or a
+    number, is removed. If `numbers` are the keys of numbers, flags and Nones, the others are settings, and
+    are left unchanged.
     """
     device = next((each.device for each in module.parameters()), None)
     now, modules = plain_state(module, without), dict(module.named_modules())
@@ -73,9 +74,11 @@ def put_plain(
             elif key not in state and numbers is None and type(owner[name]) in QUIET:
                 del owner[name]
         elif holds_tensors(state.get(key)):
-            owner[name] = renewed(state[key], owner.get(name), device, seen)
+            there = owner.get(name)
+            owner[name] = refilled(there, renewed(state[key], there, device, seen))
         elif holds_tensors(now.get(key)) and key in state:
-            owner[name] = mapped(state[key], torch.clone)  # None, a number, an empty container
+            found = mapped(state[key], torch.clone)  # None, a number, an empty container
+            owner[name] = refilled(owner[name], found)
         elif holds_tensors(now.get(key)):
             del owner[name]
 
@@ -121,7 +124,22 @@ def renewed(then: Any, there: Any, device: Any, seen: dict[int, Tensor]) -> Any:
 def put_value(owner: dict[str, Any], name: str, value: Any) -> None:
     """Set a value of numbers; if it is equal, the object stays the same."""
     if name not in owner or mark_of(owner[name]) != mark_of(value):
-        owner[name] = copy.deepcopy(value)
+        owner[name] = refilled(owner.get(name), copy.deepcopy(value))
+
+
+def refilled(there: Any, value: Any) -> Any:
+    """The existing list, dict or deque with these values, since a hook may hold it; else the value itself."""
+    if there is value or type(there) is not type(value) or type(value) not in CONTAINERS[1:]:
+        return value
+    if isinstance(there, dict):
+        items = {key: refilled(there.get(key), each) for key, each in value.items()}
+        there.clear()
+        there.update(items)
+    else:
+        items = [refilled(there[n] if n < len(there) else None, each) for n, each in enumerate(value)]
+        there.clear()
+        there.extend(items)
+    return there
 
 
 def is_value(value: Any, depth: int = 0) -> bool:
