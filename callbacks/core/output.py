@@ -19,6 +19,13 @@ def listed(names: Sequence[str], n: int = 5) -> str:
     return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
 
 
+def with_article(value: object) -> str:
+    """The class of an object with its article, by its sound: `a list`, `an ndarray`, `an LSTM`."""
+    name = type(value).__name__
+    is_an = name.startswith((*"AEIOaeio", "nd", "LS", "MS", "RN"))
+    return f"{'an' if is_an else 'a'} {name}"
+
+
 def print_line(text: str, stream: Literal["stdout", "stderr"] = "stdout", *, flush: bool = False) -> None:
     """Print a line, whose failure must not end the training.
 

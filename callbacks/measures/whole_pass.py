@@ -12,6 +12,7 @@ from torch import Tensor
 
 from callbacks.core.missing_names import suggest_arguments
 from callbacks.core.modules import base_of
+from callbacks.core.output import with_article
 from callbacks.measures.as_metrics import TARGETS_FIRST, metric_name
 from callbacks.measures.joined import joined, kept
 from callbacks.place.device import map_tensors
@@ -174,4 +175,4 @@ def map_numbers(value: Any) -> Any:
 def shown(part: Any) -> str:
     """What a message calls predictions or targets."""
     shape = getattr(part, "shape", None)
-    return f"a {type(part).__name__}" if shape is None else f"{part.dtype} of shape {tuple(shape)}"
+    return with_article(part) if shape is None else f"{part.dtype} of shape {tuple(shape)}"

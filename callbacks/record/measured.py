@@ -11,6 +11,7 @@ from torch import Tensor
 
 from callbacks.core.contract import Direction, LearnerProtocol
 from callbacks.core.definition import snake_case
+from callbacks.core.output import with_article
 from callbacks.core.ranks import Ranks
 from callbacks.core.warning import warn
 from callbacks.measures.as_metrics import Metric, check_value, direction_of
@@ -205,7 +206,7 @@ def check_loss(loss: Any, prefix: str) -> None:
         ) from None
     if not isinstance(loss, (Tensor, SupportsFloat)):
         raise TypeError(
-            f"the loss is a {type(loss).__name__} in a batch of the {prefix} pass: return one scalar tensor, "
+            f"the loss is {with_article(loss)} in a batch of the {prefix} pass: return one scalar tensor, "
             "as in training."
         ) from None
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.draws import OwnDraws, PythonState
+from callbacks.core.output import with_article
 from callbacks.core.registry import describe
 from callbacks.core.settings import check_number
 from callbacks.core.when import window_of
@@ -190,4 +191,4 @@ def shown(item: Any) -> str:
     """What a message calls an input or target."""
     if isinstance(item, Tensor):
         return f"a tensor of shape {tuple(item.shape)} and {str(item.dtype).removeprefix('torch.')}"
-    return "None" if item is None else f"a {type(item).__name__}"
+    return "None" if item is None else with_article(item)

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
+from callbacks.core.output import with_article
 from callbacks.core.registry import run_forward
 from callbacks.core.settings import check_choice, check_count
 
@@ -178,7 +179,7 @@ class MCDropout(Callback):
         output = preds if self.activation is None else self.activation(preds)
         if not isinstance(output, Tensor) or not output.is_floating_point():
             raise TypeError(
-                f"MCDropout: the output is a {type(output).__name__}, but only a tensor of floats can be "
+                f"MCDropout: the output is {with_article(output)}, but only a tensor of floats can be "
                 "averaged: pass activation=, a function that returns one, such as lambda output: "
                 "output.logits.softmax(1)."
             )

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
+from callbacks.core.output import with_article
 from callbacks.core.settings import check_number
 from callbacks.place.device import map_tensors, tensors_in
 from callbacks.place.hooks import Hooks
@@ -186,7 +187,7 @@ class RNNRegularizer(Callback):
         output = output[0] if isinstance(output, (tuple, list)) else output
         if not isinstance(output, Tensor) or output.ndim < 3:
             raise TypeError(
-                f"RNNRegularizer: the layer returned a {type(output).__name__}, but a tensor of shape "
+                f"RNNRegularizer: the layer returned {with_article(output)}, but a tensor of shape "
                 "(items, steps, ...) is needed: pad sequences instead of packing them, or choose another "
                 "layer."
             )

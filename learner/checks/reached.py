@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from callbacks.core.modules import loss_module, modules_beside
+from callbacks.core.output import with_article
 from callbacks.model.named import named_tensors
 from learner.data.generators import cells_of
 from learner.messages.problems import LearnerWarning, listed
@@ -47,7 +48,7 @@ def unkept_problems(marks: list[Mark], held: set[int]) -> Iterator[Exception]:
                 f"gets gradients, in {names}, that no known optimizer uses" if given else f"changes {names}"
             )
             yield LearnerWarning(
-                f"the loss uses a {type(module).__name__} that {what}, and that snapshots and checkpoints "
+                f"the loss uses {with_article(module)} that {what}, and that snapshots and checkpoints "
                 "do not save. Pass the module itself as loss_func (or a partial or a method of it), or "
                 "list it, and its optimizer, in the `state` of a callback or of a subclass of Learner."
             )

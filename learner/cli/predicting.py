@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from callbacks.core.output import with_article
 from callbacks.history.history import show
 from callbacks.history.paths import replacing
 from learner.cli.parser import Parser, Verbs, add_plain_verb, add_trust, check_output
@@ -181,7 +182,7 @@ def write(preds: Any, path: Path) -> None:
 def write_csv(preds: Any, file: IO[str]) -> None:
     """Write predictions as a table with a row per item."""
     if not isinstance(preds, Tensor) or not 1 <= preds.ndim <= 2 or preds.is_complex():
-        kind = f"of shape {tuple(preds.shape)}" if isinstance(preds, Tensor) else f"a {type(preds).__name__}"
+        kind = f"of shape {tuple(preds.shape)}" if isinstance(preds, Tensor) else with_article(preds)
         raise ValueError(
             f"the predictions are {kind}, and a CSV file has one row of numbers per item: select a part with "
             "--keep NAME, or write --output preds.npy or preds.pt."

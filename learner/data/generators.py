@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.core import draws
+from callbacks.core.output import with_article
 from callbacks.core.warning import warn
 from learner.messages.keywords import takes
 
@@ -45,7 +46,7 @@ def set_generator_states(root: Any, states: Mapping[str, Mapping[str, Any]]) -> 
             lost.append(path)
     if lost:
         warn(
-            f"a {type(root).__name__} had random generators at {', '.join(map(repr, lost))}, which are "
+            f"{with_article(root)} had random generators at {', '.join(map(repr, lost))}, which are "
             "missing now, so its random numbers will differ. Create them in the __init__ of the object."
         )
 

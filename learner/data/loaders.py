@@ -10,10 +10,11 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from callbacks.core.output import with_article
 from callbacks.schedule.budgets import n_batches_of
 from learner.data.batching import TensorLoader
 from learner.data.generators import kind_of, walk
-from learner.data.tensors import counted, describe, is_array, with_article
+from learner.data.tensors import counted, describe, is_array
 
 Batches = Iterable[Any] | Callable[[], Iterable[Any]]
 WHOLE = (list, tuple, range)  # types whose iterators draw no random numbers
@@ -164,4 +165,4 @@ def describe_loader(loader: Any) -> str:
     n_batches = n_batches_of(loader)
     if loader is None or n_batches is None:
         return describe(loader)
-    return f"{counted(n_batches, 'batch', 'batches')} of {with_article(type(loader).__name__)}"
+    return f"{counted(n_batches, 'batch', 'batches')} of {with_article(loader)}"

@@ -88,7 +88,7 @@ class Stored:
     def __repr__(self) -> str:
         kind = "read-only array" if self.file is None else "memory map"
         where = f" of {self.file.name}" if self.file is not None and self.file.name else ""
-        return f"a {kind}{where} of shape {tuple(self.shape)} and {self.array.dtype}"
+        return f"a {kind}{where} of shape {tuple(self.shape)} with dtype {self.array.dtype}"
 
 
 @dataclass

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from callbacks.core.draws import draw_seed
+from callbacks.core.output import with_article
 from learner.data.stored import Stored, signed
 
 Column = Tensor | Stored
@@ -271,7 +272,7 @@ def describe(item: Any, depth: int = 1) -> str:
         return f"a nested tensor of {item.size(0)} items with dtype {item.dtype}"
     if isinstance(item, Tensor):
         return f"a tensor of shape {tuple(item.shape)} with dtype {item.dtype}"
-    kind = with_article(type(item).__name__)
+    kind = with_article(item)
     if is_array(item):
         return f"{kind} of shape {tuple(item.shape)}"
     if isinstance(item, Mapping):
@@ -285,8 +286,3 @@ def describe(item: Any, depth: int = 1) -> str:
     if isinstance(item, type):
         return f"the class {item.__name__}"
     return kind
-
-
-def with_article(name: str) -> str:
-    """The name of a class with its article, by its sound: `a list`, `an object`, `an ndarray`."""
-    return f"{'an' if name.startswith((*'AEIOaeio', 'nd')) else 'a'} {name}"

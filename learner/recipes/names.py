@@ -17,6 +17,7 @@ from torch import nn
 import callbacks
 from callbacks import Callback
 from callbacks.core.foreign_names import CALLBACK_WORDS
+from callbacks.core.output import with_article
 from callbacks.schedule import annealers
 from learner.data import datasets
 from learner.data.data import Data
@@ -254,7 +255,7 @@ def suggest(kind: str, name: str) -> str:
 def describe(found: Any) -> str:
     """Describe a class or function, for messages."""
     if not isinstance(found, type):
-        return f"the function {full_name(found)}" if inspect.isroutine(found) else f"a {type(found).__name__}"
+        return f"the function {full_name(found)}" if inspect.isroutine(found) else with_article(found)
     bases = [
         base.__name__ for base in (nn.Module, Callback, torch.optim.Optimizer) if issubclass(found, base)
     ]

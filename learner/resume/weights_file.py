@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from callbacks.core.output import with_article
 from callbacks.model.lazy import lazy_states, put_tensors
 from callbacks.model.module_state import EXTRA, put_extra, state_of
 from callbacks.model.shards import like
@@ -61,7 +62,7 @@ def state_in(contents: Any, path: Path) -> State:
     within = [key for key in WRAPPERS if key in states] or states
     if len(within) == 1:
         return items_of(found[within[0]])
-    what = f"a dict with {listed([repr(key) for key in found])}" if found else f"a {type(contents).__name__}"
+    what = f"a dict with {listed([repr(key) for key in found])}" if found else with_article(contents)
     raise checkpoint_file.CheckpointError(
         f"{path} contains {what}, which has {'several state dicts' if states else 'no state dict'}. It "
         f"must be a state dict, or contain one under a key; the keys {', '.join(map(repr, WRAPPERS))} are "

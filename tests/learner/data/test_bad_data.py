@@ -210,6 +210,7 @@ def test_a_function_that_returns_no_batches_is_refused():
         ([1] * 9, "a list of 9 (1, 1, 1, 1, ...)"),
         ([], "an empty list"),
         (object(), "an object"),
+        (torch.nn.LSTM(1, 1), "an LSTM"),
         ("x" * 99, "'" + "x" * 56 + "..."),
         (Items, "the class Items"),
         (Items(), "an Items"),
