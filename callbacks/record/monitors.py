@@ -92,8 +92,8 @@ class Throughput(Callback):
 
     Results: `samples_per_second`, and `data_wait`, the share in [0, 1] of the pass that is spent between the
         end of one batch and the start of the next. Times are measured on the host, without waiting for a
-        device. If `data_wait` is high, the loader is too slow: use more workers, or `Data.from_tensors`. In a
-        resumed pass, only the rest of the pass counts.
+        device. If `data_wait` is high, the loader is too slow: use more workers, or `Data.from_tensors`.
+        Validations within the pass do not count. In a resumed pass, only the rest of the pass counts.
 
     Args:
         tokens: returns the number of tokens of a batch, e.g. `lambda batch: batch[0].numel()`; the result is
@@ -126,6 +126,7 @@ class Throughput(Callback):
             raise ValueError(f"Throughput(peak_flops={peak_flops!r}): pass a number above 0, e.g. 989e12.")
         self.tokens, self.peak_flops = tokens, peak_flops
         self._n_flops, self._n_counted = 0.0, 0  # of the first batch, and its items
+        self._begun = self._ended = self._paused = 0.0  # of the pass, its last batch, and a validation in it
 
     @property
     def measures(self) -> Mapping[str, Direction | None]:  # type: ignore[override]
@@ -171,6 +172,13 @@ class Throughput(Callback):
                 self._n_tokens += self.tokens(learn.batch)
             self._n_counted = self._n_counted or learn.n_items
             self._ended = time.perf_counter()
+
+    def before_validate(self, learn: LearnerProtocol) -> None:
+        self._paused = time.perf_counter()
+
+    def after_validate(self, learn: LearnerProtocol) -> None:
+        seconds = time.perf_counter() - self._paused
+        self._begun, self._ended = self._begun + seconds, self._ended + seconds
 
     def after_train(self, learn: LearnerProtocol) -> None:
         seconds = max(time.perf_counter() - self._begun, 1e-9)

@@ -9,7 +9,16 @@ from functools import partial
 import pytest
 import torch
 
-from callbacks import DeviceStats, EarlyStopping, GradientNorms, LearnerWarning, LRMonitor, Throughput, on
+from callbacks import (
+    DeviceStats,
+    EarlyStopping,
+    GradientNorms,
+    LearnerWarning,
+    LRMonitor,
+    Throughput,
+    ValidateEvery,
+    on,
+)
 from learner import Data, Learner
 
 
@@ -54,6 +63,19 @@ def test_a_slow_model_does_not_count_as_waiting():
     optimizer = partial(torch.optim.SGD, lr=0.1)
     learn = Learner(Slow(1, 1), Data([batch] * 5), torch.nn.functional.mse_loss, optimizer, [Throughput()])
     assert learn.fit(1)[0]["data_wait"] < 0.3
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_validation_within_the_pass_does_not_count(make_learner, is_first):
+    @on("before_validate")
+    def wait(learn):
+        time.sleep(0.1)
+
+    callbacks = [Throughput(), ValidateEvery("1 step")]
+    learn = make_learner(6, callbacks=[*(callbacks if is_first else callbacks[::-1]), wait])
+    row = learn.fit(1)[0]  # with five validations in the pass
+    assert row["data_wait"] < 0.5
+    assert row["samples_per_second"] > 24 / 0.4
 
 
 def test_tokens_and_the_share_of_the_peak_are_measured():
