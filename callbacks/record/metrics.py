@@ -6,6 +6,7 @@ import copy
 from typing import Any, Literal
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
+from callbacks.core.output import listed, print_line
 from callbacks.core.ranks import Ranks
 from callbacks.core.settings import check_choice
 from callbacks.core.warning import warn
@@ -62,6 +63,7 @@ class Metrics(Callback):
         check_choice("Metrics", "on", on, ("valid", "train", "both"))
         self.metrics, self.on, self.weight = metrics, on, weight
         by_name = named_metrics(metrics)
+        self._has_reported = False  # that there is no validation data
         self._results: dict[str, Any] = {}  # of the current validation
         self._around: list[tuple[dict[str, Any], dict[str, Any]]] = []  # of the validations around it
         on_valid = copy.deepcopy(by_name) if on == "both" else by_name if on == "valid" else {}
@@ -108,6 +110,17 @@ class Metrics(Callback):
         self.measures = {"lr": None, **self._passes["train"].names()}
         for name in learn.data.validations:
             self.measures |= self._passes["valid"].names(name)
+        self._report_unmeasured(learn)
+
+    def _report_unmeasured(self, learn: LearnerProtocol) -> None:
+        """Print once that metrics are not measured, because there is no validation data."""
+        names = [] if learn.data.validations or self.on == "both" else list(self._passes["valid"].metrics)
+        if names and not self._has_reported and any(each.shows_progress for each in learn.callbacks):
+            self._has_reported = True
+            print_line(
+                f"there is no validation data, so {listed(names)} will not be measured: pass "
+                "Data(train, valid), or callbacks=[Metrics(..., on='train')]"
+            )
 
     def before_train(self, learn: LearnerProtocol) -> None:
         self._around.clear()

@@ -14,7 +14,7 @@ from ground.uneven import DEFAULTS, class_batches, regress, uneven_batches
 from torch import nn
 from torch.nn import functional as F
 
-from callbacks import MAE, MSE, RMSE, Callback, LearnerWarning, Metrics, accuracy
+from callbacks import MAE, MSE, RMSE, Callback, LearnerWarning, Metrics, Progress, accuracy
 from callbacks.measures.as_metrics import as_metric
 from learner import Data, Learner
 
@@ -236,3 +236,21 @@ def test_a_fit_counts_accuracy_exactly_under_its_own_name():
     sgd = partial(torch.optim.SGD, lr=1e-30)  # moves nothing
     learn = Learner(model, data, F.cross_entropy, sgd, metrics=[accuracy], defaults=DEFAULTS)
     assert learn.fit(2)["valid_accuracy"] == [0.655, 0.655]
+
+
+@pytest.mark.parametrize(
+    ("valid", "callbacks", "is_printed"),
+    [
+        (False, [Metrics(MAE()), Progress()], True),
+        (False, [Metrics(MAE(), on="both"), Progress()], False),
+        (False, [Metrics(), Progress()], False),
+        (False, [Metrics(MAE())], False),  # nobody looks at the fit
+        (True, [Metrics(MAE()), Progress()], False),
+    ],
+    ids=["no data", "in training", "no metrics", "no display", "data"],
+)
+def test_metrics_without_validation_data_are_named_once(make_learner, capsys, valid, callbacks, is_printed):
+    learn = make_learner(valid=valid, callbacks=callbacks)
+    learn.fit(1)
+    learn.fit(1)
+    assert capsys.readouterr().out.count("no validation data, so mae will not be measured") == is_printed
