@@ -246,7 +246,7 @@ KINDS = {
 
 
 def saved(folder: Path, kind: str, sizes: tuple[int, ...], resume: Any, *callbacks: Any) -> Any:
-    checkpoint = Checkpoint(folder, every="1 step", keep=None)
+    checkpoint = Checkpoint(folder, every="2 steps", keep=None)
     random.seed(0)
     loader = KINDS[kind](sizes)
     with warnings.catch_warnings():

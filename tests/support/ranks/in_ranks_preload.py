@@ -3,9 +3,11 @@
 import importlib
 import os
 
+import fsspec  # with which torch writes sharded checkpoints
 import preloaded
 import pytest
+import torch.distributed.checkpoint
 
-needed = preloaded, pytest
+needed = fsspec, preloaded, pytest, torch.distributed.checkpoint
 for name in os.environ.get("PRELOADED", "").split():
     importlib.import_module(name)
