@@ -235,4 +235,5 @@ def bits(value: Any) -> Any:
     """What distinguishes a value from others."""
     if not isinstance(value, Tensor):
         return value
-    return value.dtype, value.stride(), value.untyped_storage().tolist()
+    memory = value.new_empty(0, dtype=torch.uint8).set_(value.untyped_storage())  # `tolist` of a storage is slow
+    return value.dtype, value.stride(), memory.tolist()
