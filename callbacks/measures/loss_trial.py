@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,6 +34,7 @@ class LossTrial:
     def __init__(self) -> None:
         self.is_on = False
         self._batches: list[tuple[Any, Any]] = []
+        self._n_items: list[int] = []  # of each of these batches, by which the learner weighs them
         self._loss_func: Any = None
         self._versions: list[int] = []  # of the loss's own buffers when the pass started
 
@@ -43,7 +44,7 @@ class LossTrial:
     def look(self, learn: LearnerProtocol, weight: LossWeight) -> None:
         """Find out whether to try the loss; call it when a pass starts."""
         if learn.loss_func is not self._loss_func:
-            self._loss_func, self._batches = learn.loss_func, []
+            self._loss_func, self._batches, self._n_items = learn.loss_func, [], []
             self._versions = versions_of(learn.loss_func)
             can_try = learn.ranks.size == 1 and weight.is_assumed(learn)
             self.is_on = can_try and is_pure(learn.loss_func)
@@ -53,11 +54,12 @@ class LossTrial:
         batch = learn.preds, learn.targets
         tensors = list(tensors_in(batch))
         if not tensors or not are_rows(tensors) or learn.loss_func is not self._loss_func:
-            self.is_on, self._batches = False, []
+            self.is_on, self._batches, self._n_items = False, [], []
             return
         n_items = len(tensors[0])
         n_kept = min(n_items, max(1, N_NUMBERS * n_items // (sum(each.numel() for each in tensors) or 1)))
         self._batches.append(tuple(map_tensors(each, partial(first_rows, n_kept)) for each in batch))
+        self._n_items.append(learn.n_items)
         self.is_on = len(self._batches) < N_BATCHES
 
     def report(self) -> bool:
@@ -65,15 +67,16 @@ class LossTrial:
 
         Call it when a pass ends.
         """
-        batches = self._batches
-        if len(batches) < 2:
+        batches, n_items = self._batches, self._n_items
+        self._batches, self._n_items = [], []
+        if len(batches) < 2:  # the result of a pass of one batch is right, whatever it divides by
             return False
-        self.is_on, self._batches = False, []
+        self.is_on = False
         if versions_of(self._loss_func) != self._versions:
             return False  # it keeps something, such as a running mean
         try:
             with quietly():
-                found = reduction_found(self._loss_func, batches)
+                found = reduction_found(self._loss_func, batches, n_items)
         except Exception:  # noqa: BLE001 - a loss for single batches: it shows nothing, and did its work
             return False
         name = plain_name(self._loss_func)
@@ -107,12 +110,18 @@ def first_rows(n_rows: int, leaf: Any) -> Any:
     return kept(leaf[:n_rows]) if isinstance(leaf, Tensor) else leaf
 
 
-def reduction_found(loss_func: Any, batches: list[tuple[Any, Any]]) -> str | None:
-    """`"sum"`, or code for what a loss divides by; None if it is a mean over items, or nothing is found."""
+def reduction_found(loss_func: Any, batches: list[tuple[Any, Any]], n_items: list[int]) -> str | None:
+    """`"sum"`, or code for what a loss divides by; None if it is a mean over items, or nothing is found.
+
+    Args:
+        loss_func: the loss.
+        batches: predictions and targets, each the first rows of a batch.
+        n_items: of each batch, as `Data(n_items=)` counts them: the number of its nodes in a mask, perhaps.
+    """
     values = [value_of(loss_func, *batch) for batch in batches]
     whole = value_of(loss_func, *[joined(parts) for parts in zip(*batches, strict=True)])
     n_rows = [float(len(next(tensors_in(batch)))) for batch in batches]
-    if is_same(whole, weighted(values, n_rows)):
+    if is_same(whole, weighted(values, n_rows)) or is_same(whole, weighted(values, n_items), rounding=EXACT):
         return None
     if is_same(whole, sum(values), rounding=EXACT):
         return "sum"
@@ -131,7 +140,7 @@ def value_of(loss_func: Any, preds: Any, targets: Any) -> float:
     return float(loss_func(kept(preds), *apart) if type(apart) is tuple else loss_func(kept(preds), apart))
 
 
-def weighted(values: list[float], weights: list[float]) -> float:
+def weighted(values: list[float], weights: Sequence[float]) -> float:
     """The weighted mean, without batches that have a weight of 0."""
     total = sum(weights) or 1.0
     return sum(value * weight for value, weight in zip(values, weights, strict=True) if weight) / total

@@ -217,3 +217,25 @@ def test_a_copy_of_the_metrics_tries_the_loss_of_its_own_learner():
     for each in (copy.deepcopy(learn), pickle.loads(pickle.dumps(learn))):
         with pytest.warns(LearnerWarning, match="is a sum"):
             each.validate()
+
+
+def of_nodes(preds, targets, mask):
+    return F.mse_loss(preds[mask[:, 0]], targets[mask[:, 0]])
+
+
+@pytest.mark.parametrize("n_items", [None, lambda batch: int(batch[2].sum())])
+def test_a_graph_that_is_one_batch_raises_no_warning_for_its_masks(n_items):
+    def split(batch):
+        return batch[0], batch[1:]
+
+    data = Data([(X, Y, MASK)], [(X, Y, ~MASK)], split=split, n_items=n_items)
+    with assert_silent():
+        Learner(line(), data, of_nodes, partial(torch.optim.SGD, lr=0.1)).fit(3)
+
+
+def test_a_loss_that_divides_by_the_given_number_of_items_raises_no_warning():
+    batches = list(zip(X.split(3), Y.split(3), MASK.split(3), strict=True))[:2]
+    batches = [(x, y, mask | (torch.arange(len(x)).view(-1, 1) < 1)) for x, y, mask in batches]
+    data = Data(batches, split=lambda batch: (batch[0], batch[1:]), n_items=lambda batch: int(batch[2].sum()))
+    with assert_silent():
+        Learner(line(), data, masked, partial(torch.optim.SGD, lr=0.1)).fit(2)
