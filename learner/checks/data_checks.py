@@ -133,12 +133,15 @@ def item_problems(learn: FullLearner) -> Iterator[Exception]:
     """Inputs, targets and predictions that disagree on the number of items.
 
     In many correct batches inputs and targets differ in length: nodes of some graphs, a bag of pictures, both
-    halves of pairs. The predictions then have the length of the targets.
+    halves of pairs. The predictions then have the length of the targets; or of the inputs, if these have
+    several rows per item, such as two views of each picture.
     """
     n_items, in_inputs = counts_of(learn.inputs, learn.targets)
     if in_inputs is None or learn.data.count_items is not None:
         return
-    if n_items in lengths_of(learn.preds)[0] and not both_have_time_first(learn.inputs, learn.targets):
+    in_preds = lengths_of(learn.preds)[0]
+    are_views = bool(n_items) and in_inputs > n_items and in_inputs % n_items == 0 and in_inputs in in_preds
+    if (n_items in in_preds or are_views) and not both_have_time_first(learn.inputs, learn.targets):
         return
     yield LearnerWarning(
         f"a batch has {in_inputs} items according to its inputs and {n_items} according to its targets "

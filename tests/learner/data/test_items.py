@@ -153,6 +153,21 @@ def test_one_target_per_graph_with_many_nodes_raises_no_warning():
     assert learn.n_samples == 4
 
 
+def test_several_views_of_each_item_raise_no_warning():
+    def contrast(preds, _):
+        return F.cross_entropy(preds @ preds.T, torch.arange(8).roll(4))
+
+    data = Data(
+        [([torch.rand(4, 3), torch.rand(4, 3)], torch.arange(4))],
+        split=lambda batch: (torch.cat(batch[0]), batch[1]),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LearnerWarning)
+        learn = Learner(nn.Linear(3, 2), data, contrast, SGD)
+        learn.fit(1)
+    assert learn.n_samples == 4
+
+
 def test_sequences_of_different_lengths_raise_one_warning_with_the_fix():
     batches = [(torch.rand(9, 4, 3), torch.rand(7, 4, 3))]
 
