@@ -34,6 +34,7 @@ class Averages:
         self.with_buffers = with_buffers
         self._tensors: dict[str, Tensor] | None = None
         self._lists: tuple[list[Tensor], list[Tensor]] | None = None  # averages, and the weights themselves
+        self._versions: list[int] = []  # of the weights, when they got the averages
         self.places: Places | None = None
 
     @property
@@ -72,6 +73,19 @@ class Averages:
         if averages:
             here = [shards.local(each) for each in weights], [shards.local(each) for each in averages]
             torch._foreach_copy_(*here)  # type: ignore[reportPrivateImportUsage]
+            self._versions = [each._version for each in here[0]]
+
+    def written_over(self) -> list[str]:
+        """The names of parameters that no longer have the averages that `put` has copied into them."""
+        averages, weights = self._lists or ([], [])
+        found: list[str] = []
+        names, versions = self._tensors or (), self._versions
+        for name, average, weight, then in zip(names, averages, weights, versions, strict=False):
+            here = shards.local(weight)
+            is_written = isinstance(weight, nn.Parameter) and here._version != then
+            if is_written and not torch.equal(here, shards.local(average).to(here)):  # waits, but only then
+                found.append(name)
+        return found
 
     def share_buffers(self, learn: LearnerProtocol) -> None:
         """Take the averages of the first process for buffers, as each process has seen other items."""

@@ -46,6 +46,9 @@ class EMA(Callback):
         weights: the trained weights by name while the model has the averages in a fit; otherwise None.
         n_updates: number of averaged updates.
 
+    Warns:
+        LearnerWarning: parameters were changed while the model had the averages.
+
     Raises:
         ValueError: a setting is invalid; or, when the fit starts, another callback averages too.
 
@@ -172,6 +175,12 @@ class EMA(Callback):
         """Restore the model's own weights if it has the averages."""
         self._is_for_validation = False
         if self.weights is not None:
+            if names := self._averages.written_over():
+                warn(
+                    f"EMA: {', '.join(names[:3])} changed in epoch {learn.epoch} while the model had the "
+                    "averages. The change is lost, because training continues with its own weights. Change "
+                    "weights in before_train or before_batch."
+                )
             places = self._averages.places
             put_weights(learn.model if places is None else places.model, self.weights, self._held)
             self.weights = self._held = None

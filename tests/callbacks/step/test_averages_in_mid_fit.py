@@ -21,7 +21,9 @@ from torch.optim import SGD
 from callbacks import (
     EMA,
     SWA,
+    LearnerWarning,
     Order,
+    on,
 )
 
 
@@ -102,3 +104,32 @@ def test_which_buffers_are_averaged_may_be_changed_between_fits():
     learn.callbacks.ema.buffers = "average"
     learn.fit(2)
     assert_same(learn.model.state_dict(), averaged_by_hand(Running()))
+
+
+@pytest.mark.parametrize("event", ["before_epoch", "before_train"])
+def test_a_weight_that_is_changed_while_the_model_has_the_averages_is_named(event):
+    @on(event, name="halves")
+    def halves(learn):
+        if learn.epoch == 1:
+            with torch.no_grad():
+                learn.model.weight.mul_(0.5)
+
+    learn = learner_of(line(), EMA(0.5), halves)
+    if event == "before_train":
+        learn.fit(3)  # a warning would be an error
+    else:
+        with pytest.warns(LearnerWarning, match=r"EMA: weight changed in epoch 1 .* lost") as caught:
+            learn.fit(3)
+        assert len(caught) == 1
+
+
+def test_a_weight_that_has_the_averages_again_after_a_look_is_no_change():
+    @on("after_epoch", name="looks")
+    def looks(learn):
+        weight, kept = learn.model.weight, learn.model.weight.detach().clone()
+        with torch.no_grad():
+            weight.zero_()
+            weight.copy_(kept)
+
+    learn = learner_of(line(), EMA(0.5), looks)
+    learn.fit(3)  # a warning would be an error
