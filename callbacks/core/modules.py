@@ -88,8 +88,8 @@ def loss_parameters(learn: LearnerProtocol) -> dict[str, nn.Parameter]:
 
 
 def trained_parameters(learn: LearnerProtocol, of_model: list[Any] | None = None) -> list[Any]:
-    """The parameters of the model, listed already or not, and those of the loss that the optimizer holds."""
-    of_model = list(learn.model.parameters()) if of_model is None else of_model
+    """The parameters of the model, listed already or not, and of the loss that the optimizer holds."""
+    of_model = held_in_model(learn) if of_model is None else of_model
     own = loss_parameters(learn).values()
     if not own:
         return of_model
@@ -97,8 +97,18 @@ def trained_parameters(learn: LearnerProtocol, of_model: list[Any] | None = None
     return [*of_model, *(each for each in own if id(each) in held)]
 
 
+def held_in_model(learn: LearnerProtocol) -> list[Any]:
+    """The model's parameters that the optimizer holds: nobody drops the gradients of the others.
+
+    All of them if it holds none, as one that trains copies in another precision.
+    """
+    of_model = list(learn.model.parameters())
+    held = {id(each) for group in learn.optimizer.param_groups for each in group["params"]}
+    return [each for each in of_model if id(each) in held] or of_model
+
+
 class TrainedParameters:
-    """`trained_parameters` for each step: the model's are listed again only after one was replaced."""
+    """`trained_parameters` for each step; they are listed again only after one was replaced or added."""
 
     def __init__(self) -> None:
         self.clear()
@@ -107,6 +117,7 @@ class TrainedParameters:
         """Hold nothing of the learner."""
         self._places: Places | None = None
         self._of_model: list[Any] = []
+        self._holder: tuple[Any, int] = (None, 0)  # the optimizer, and how many parameters it holds
 
     def gradients(self, learn: LearnerProtocol) -> list[Tensor]:
         """The gradients of all that have one."""
@@ -114,6 +125,8 @@ class TrainedParameters:
 
     def of(self, learn: LearnerProtocol) -> list[Any]:
         """The parameters, in the order of the model."""
-        if self._places is None or not self._places.are_of(learn.model):
-            self._places, self._of_model = Places(learn.model), list(learn.model.parameters())
+        holder = learn.optimizer, sum([len(group["params"]) for group in learn.optimizer.param_groups])
+        if self._places is None or holder != self._holder or not self._places.are_of(learn.model):
+            self._places, self._holder = Places(learn.model), holder
+            self._of_model = held_in_model(learn)
         return trained_parameters(learn, self._of_model)

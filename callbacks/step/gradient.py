@@ -49,7 +49,7 @@ class GradientClip(Callback):
 
     By norm: gradients whose norm is above `max_norm` are multiplied by `max_norm / (norm + 1e-6)`, so their
     direction stays. By value: each number is limited to [-max_value, max_value]. This applies to the
-    gradients of the model and of a loss with trained parameters. Accumulated gradients
+    parameters of the model and of the loss that the optimizer holds. Accumulated gradients
     (`GradientAccumulation`) are clipped as a whole, and scaled gradients after they are unscaled.
 
     Results of a training pass: `unclipped_norm`, the mean over its updates of the norm before clipping,

@@ -123,7 +123,7 @@ def test_a_weight_that_is_changed_while_the_model_has_the_averages_is_named(even
         assert len(caught) == 1
 
 
-def test_a_weight_that_has_the_averages_again_after_a_look_is_no_change():
+def test_a_weight_that_is_restored_after_a_look_causes_no_warning():
     @on("after_epoch", name="looks")
     def looks(learn):
         weight, kept = learn.model.weight, learn.model.weight.detach().clone()

@@ -17,6 +17,7 @@ from callbacks import (
     GradientAccumulation,
     GradientClip,
     GradientNorms,
+    LearnerWarning,
     Metrics,
     Order,
     Recorder,
@@ -222,3 +223,17 @@ def test_sparse_gradients_are_clipped_and_measured_as_dense_ones(make):
     for one, other in zip(*(model.parameters() for model in models), strict=True):
         torch.testing.assert_close(one, other)
     assert rows[0] == pytest.approx(rows[1], rel=1e-4)
+
+
+def test_only_gradients_of_weights_that_the_optimizer_holds_are_clipped():
+    learn, expected = learner_with(GradientClip(0.1)), net()
+    learn.optimizer = torch.optim.SGD(learn.model[2].parameters(), lr=0.1)
+    with pytest.warns(LearnerWarning, match="2 of 4 trainable tensors"):
+        learn.fit(2)
+    optimizer = torch.optim.SGD(expected[2].parameters(), lr=0.1)
+    for inputs, targets in 2 * line_batches(3):
+        F.mse_loss(expected(inputs), targets).backward()
+        nn.utils.clip_grad_norm_(expected[2].parameters(), 0.1)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert all(map(torch.equal, learn.model.parameters(), expected.parameters()))
