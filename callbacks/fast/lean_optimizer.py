@@ -235,5 +235,6 @@ def bits(value: Any) -> Any:
     """What distinguishes a value from others."""
     if not isinstance(value, Tensor):
         return value
-    memory = value.new_empty(0, dtype=torch.uint8).set_(value.untyped_storage())  # `tolist` of a storage is slow
+    # `tolist` of a storage is slow
+    memory = value.new_empty(0, dtype=torch.uint8).set_(value.untyped_storage())
     return value.dtype, value.stride(), memory.tolist()

@@ -135,10 +135,17 @@ class Wide(nn.Module):
         return self.layers(items / 4000)
 
 
-@pytest.mark.parametrize("order", ["items", Blocks(9, window=4), Blocks(300, window=1)])
+@pytest.fixture(scope="module", params=["items", Blocks(9, window=4), Blocks(300, window=1)])
+def order_and_end(request, tmp_path_factory):
+    """An order, and what a fit that is not interrupted ends with."""
+    folder = tmp_path_factory.mktemp("whole")
+    items = on_disk(folder, np.arange(4.0 * N, dtype="float32").reshape(N, 4))
+    return request.param, trained(folder / "run", items, request.param)
+
+
 @pytest.mark.parametrize("at", [1, 5, 13, 15, 22])  # 13 batches to train on and 2 to validate
-def test_an_interrupted_fit_over_a_map_ends_with_the_same_bits(tmp_path, mapped, order, at):
-    expected = trained(tmp_path / "whole", mapped, order)
+def test_an_interrupted_fit_over_a_map_ends_with_the_same_bits(tmp_path, mapped, order_and_end, at):
+    order, expected = order_and_end
     assert trained(tmp_path / "resumed", mapped, order, at) is None
     assert trained(tmp_path / "resumed", np.load(tmp_path / "items.npy", mmap_mode="r"), order) == expected
 

@@ -2,39 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
-from resumed import in_memory, make, shuffled
+from upper.verified import broken, sound, unsound, with_workers
 
-from callbacks import Callback
-from learner import Learner, verify_resume
+from learner import verify_resume
 from learner.recipes.recipe import load_recipe
 from learner.recipes.verify_child import digest
 from learner.runs.running import verify_recipe
-
-
-class Hidden(Callback):
-    """A callback that changes the loss by a number that it does not declare."""
-
-    n = 0
-
-    def before_backward(self, learn):
-        self.n += 1
-        learn.loss_grad = learn.loss_grad * (1 + self.n)
-
-
-def sound() -> Learner:
-    return make(data=in_memory)
-
-
-def unsound() -> Learner:
-    return make(data=in_memory, callbacks=(Hidden(),))
-
-
-def broken() -> Learner:
-    raise RuntimeError("no such file")
 
 
 def test_a_training_ends_with_the_same_bits_wherever_it_is_killed():
@@ -81,10 +56,6 @@ def test_a_digest_differs_if_one_bit_differs():
     assert digest([0.0]) != digest([-0.0])
     assert digest({"a": torch.tensor([1.0])}) != digest({"a": torch.tensor([1.0 + 2**-23])})
     assert digest([[1], [2]]) != digest([[1, 2], []])
-
-
-def with_workers() -> Learner:
-    return make(data=partial(shuffled, num_workers=2))
 
 
 def test_workers_of_a_loader_exit_when_their_process_is_killed():
