@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from learner.cli.parser import Parser, Verbs, add_recipe_verb, check_output, load
-from learner.cli.predicting import add_run_verb, opened
+from learner.cli.predicting import add_run_verb, opened, unwritten
 from learner.recipes.recipe import Recipe
 from learner.recipes.recipe_errors import Mistake, mistaken, width
 from learner.scripts.compose import script_of
@@ -88,8 +88,11 @@ def do_export(options: argparse.Namespace) -> int:
     check_output(options.file, "the file")
     learn = opened(options)
     printed = io.StringIO()
-    with mistaken(ImportError, OSError, TypeError, ValueError), redirect_stdout(printed):
-        learn.export(options.file, dynamic=options.dynamic)
+    try:
+        with mistaken(ImportError, TypeError, ValueError), redirect_stdout(printed):
+            learn.export(options.file, dynamic=options.dynamic)
+    except OSError as error:
+        raise unwritten(options.file, error) from error
     for line in printed.getvalue().splitlines():
         print(textwrap.fill(line, width(), subsequent_indent="  "))
     return 0

@@ -91,7 +91,9 @@ def do_predict(options: argparse.Namespace) -> int:
             write(preds, path)
     except BrokenPipeError:
         raise  # the reader of the output has ended
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise unwritten(path, error) from error
+    except ValueError as error:
         raise Mistake(str(error)) from error
     except Exception as error:
         if options.traceback:
@@ -100,6 +102,12 @@ def do_predict(options: argparse.Namespace) -> int:
     if path is not None:
         print(f"wrote {counted(batches.n_items, 'prediction', 'predictions')} to {path}")
     return 0
+
+
+def unwritten(path: Path | None, error: OSError) -> Mistake:
+    """The error for a file that cannot be written, with its name, which the error for a full disk lacks."""
+    has_name = path is None or error.filename is not None
+    return Mistake(str(error) if has_name else f"{path} cannot be written: {error.strerror or error}.")
 
 
 def check_predict(options: argparse.Namespace) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from shutil import get_terminal_size
+from shutil import get_terminal_size, rmtree
 from textwrap import fill
 from typing import Any
 
+from callbacks import Checkpoint
 from callbacks.history.drawing import why_undrawn
 from learner.files.run_files import BEST, FINAL, shown_path, weights_file
 from learner.learner import Learner
@@ -17,13 +20,28 @@ from learner.recipes.yaml_tree import read_recipe
 MAX_NAME = 100  # characters of the recipe's name in the folder's name, so that paths stay short
 
 
+def cannot_be_kept(runs: Path, error: OSError) -> Mistake:
+    """The error for a folder of runs that cannot be written to."""
+    hint = "Choose another folder with --runs, or pass --keep-nothing."
+    return Mistake(f"runs cannot be kept in {runs}: {error.strerror}. {hint}")
+
+
+@contextmanager
+def first_files(folder: Path) -> Iterator[None]:
+    """Write the first files of a new folder within the block; if that fails, the folder is removed."""
+    try:
+        yield
+    except OSError as error:
+        rmtree(folder, ignore_errors=True)
+        raise cannot_be_kept(folder.parent, error) from error
+
+
 def new_folder(runs: Path, recipe: Path) -> Path:
     """Create a folder, named after the recipe with the next free number."""
     try:
         runs.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        hint = "Choose another folder with --runs, or pass --keep-nothing."
-        raise Mistake(f"runs cannot be kept in {runs}: {error.strerror}. {hint}") from error
+        raise cannot_be_kept(runs, error) from error
     number = max(numbered(runs, recipe), default=0)
     while True:
         number += 1
@@ -84,6 +102,15 @@ def closing_lines(folder: Path, facts: dict[str, Any]) -> str:
             lines.append(f"with the frozen weights: {files} (trainable_only is for checkpoints)")
         lines.append(f"open it in Python: learner.open_run({shown!r})")
     return "\n".join(fill(line, width, subsequent_indent="  ", break_on_hyphens=False) for line in lines)
+
+
+def check_saves(recipe: Recipe) -> None:
+    """Refuse to resume a recipe that saves nothing."""
+    if not any(part.target is Checkpoint for part in recipe.sections.callbacks.values()):
+        raise Mistake(
+            f"{recipe.path.name} saves nothing, so its runs cannot be resumed. Add to it:\n\n    callbacks:\n"
+            "      Checkpoint: {folder: checkpoints, every: 1 epoch}\n"
+        )
 
 
 def check_optimizer(recipe: Recipe) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from callbacks import BlackBox, Checkpoint
+from callbacks import BlackBox
 from callbacks.core.output import print_line
 from callbacks.core.ranks import Ranks, is_first_process, is_launched
 from callbacks.core.warning import warn
@@ -34,7 +34,15 @@ from learner.recipes.recipe_errors import Mistake, RecipeError, mistaken
 from learner.recipes.verify import Report, Trial, verify
 from learner.resume.resumption import Resume
 from learner.runs.launched import check_same_recipe, folder_of_run
-from learner.runs.run_folder import check_optimizer, closing_lines, keep_results, kept_recipe, runs_of
+from learner.runs.run_folder import (
+    check_optimizer,
+    check_saves,
+    closing_lines,
+    first_files,
+    keep_results,
+    kept_recipe,
+    runs_of,
+)
 from learner.runs.run_recorder import RunRecorder, noted_warnings
 from learner.state.fingerprint import own_version
 from learner.tools.replay import replay
@@ -63,7 +71,8 @@ def started_folder(recipe: Recipe, runs: Path) -> tuple[Path, bool]:
     """The folder of a run with its recipe, and whether it has a checkpoint to resume from."""
     folder, is_saved = folder_of_run(recipe, runs)
     if not is_saved:
-        keep_recipe(recipe, folder)
+        with first_files(folder):
+            keep_recipe(recipe, folder)
     return folder, is_saved
 
 
@@ -243,15 +252,6 @@ def joined_ranks(learn: Learner) -> Ranks:
     with mistaken(RuntimeError):
         check_processes(learn, [])
         return ranks_of(learn)
-
-
-def check_saves(recipe: Recipe) -> None:
-    """Refuse to resume a recipe that saves nothing."""
-    if not any(part.target is Checkpoint for part in recipe.sections.callbacks.values()):
-        raise Mistake(
-            f"{recipe.path.name} saves nothing, so its runs cannot be resumed. Add to it:\n\n    callbacks:\n"
-            "      Checkpoint: {folder: checkpoints, every: 1 epoch}\n"
-        )
 
 
 def keep_recipe(recipe: Recipe, folder: Path) -> None:

@@ -20,7 +20,7 @@ from learner.files.run_files import BEST, FINAL, SUFFIXES, read_facts, shown_pat
 from learner.recipes.recipe_errors import Mistake, mistaken
 from learner.report.curves import Axis
 from learner.report.sweep_page import Sweep, Trial, setting, sweep_report
-from learner.runs.run_folder import new_folder, numbered
+from learner.runs.run_folder import first_files, new_folder, numbered
 from learner.runs.running import keep_recipe, train
 from learner.runs.search_space import combinations
 from learner.runs.sweep_plan import Plan
@@ -34,7 +34,8 @@ def place_for(plan: Plan, runs: Path, *, resume: bool) -> Path:
     title = Path(f"{Path(plan.recipe).stem}-sweep")
     if not resume:
         folder = new_folder(runs.absolute(), title)
-        (folder / PLAN).write_text(json.dumps(asdict(plan), indent=1), encoding="utf-8")
+        with first_files(folder):
+            (folder / PLAN).write_text(json.dumps(asdict(plan), indent=1), encoding="utf-8")
         return folder
     found = {n: each for n, each in numbered(runs.absolute(), title).items() if (each / PLAN).is_file()}
     if not found:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from processes import run, start
+from small_files import small_files
 from upper.recipe_files import SAVING, history_of
 
 from callbacks import EarlyStopping, History, LearnerWarning
@@ -135,3 +136,24 @@ class Kill(Callback):
         if learn.global_step == 40:
             os.kill(os.getpid(), signal.SIGKILL)
 """
+
+
+@pytest.mark.parametrize(
+    "words", [["run", "first/recipe.yaml"], ["sweep", "first/recipe.yaml", "optimizer.lr=0.1,0.2"]]
+)
+def test_a_disk_that_is_full_before_a_run_leaves_no_folder(first, words, capsys):
+    with small_files():
+        assert main(words) == 2
+    assert "runs cannot be kept in" in capsys.readouterr().err
+    assert not list(Path("runs").iterdir())
+
+
+@pytest.mark.parametrize(
+    "words", [["predict", "--input", "x.csv", "--output", "preds.pt"], ["export", "m.pt"]]
+)
+def test_a_full_disk_is_reported_with_the_file_that_cannot_be_written(first, words, capsys):
+    assert main(["run", str(first), "fit.epochs=1"]) == 0
+    Path("x.csv").write_text("x\n1\n2\n")
+    with small_files():
+        assert main([words[0], "runs/recipe-1", *words[1:]]) == 2
+    assert f"{words[-1]} cannot be written: " in capsys.readouterr().err
