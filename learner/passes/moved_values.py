@@ -19,8 +19,7 @@ from learner.data.batching import TensorLoader
 from learner.data.generators import PASSED_OVER, kind_of, walk
 from learner.data.loaders import is_function, is_sequence
 from learner.data.seeded import Seeded
-from learner.data.workers import keeps_workers
-from learner.passes.own_positions import has_own_position
+from learner.passes.own_positions import has_own_position, keeps_passes
 
 LARGEST = 10_000  # elements of a tensor; larger ones are data
 LARGEST_OF_SAMPLER = 1_000_000  # elements of a tensor of weights
@@ -112,8 +111,9 @@ def places(loader: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
     """
     if isinstance(loader, TensorLoader) or is_sequence(loader) or is_function(loader):
         return
-    if loader is None or has_own_position(loader):
+    if loader is None or keeps_passes(loader):
         return
+    has_copies = getattr(loader, "persistent_workers", False)  # its data set is not read itself
     apart: tuple[str, ...] = ()
     for path, part in walk(loader):
         kept = getattr(part, "__dict__", None)
@@ -121,14 +121,14 @@ def places(loader: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
             continue
         if is_apart(part):
             apart = (*apart, f"{path}.")
-        elif type(kept) is dict and (path.startswith(OF_SAMPLERS) or not keeps_workers(loader)):
+        elif type(kept) is dict and (path.startswith(OF_SAMPLERS) or not has_copies):
             yield from places_in(path, part, kept)
 
 
 def places_in(path: str, part: Any, kept: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Each value among the attributes of a part."""
     takes_epoch, is_sampler = hasattr(type(part), "set_epoch"), isinstance(part, Sampler)
-    for name, value in kept.items() if not isinstance(part, Seeded) else ():
+    for name, value in kept.items() if not saves_itself(part) else ():
         if name.startswith("_") or name in PASSED_OVER or (takes_epoch and name == "epoch"):
             continue
         if is_kept(value, is_sampler):
@@ -143,6 +143,11 @@ def is_apart(part: Any) -> bool:
         return any(True for _ in part.parameters())
     own = any(kind.__module__.startswith(("learner.", "callbacks.")) for kind in type(part).__mro__)
     return own or kind_of(part) not in (None, "epoch")
+
+
+def saves_itself(part: Any) -> bool:
+    """Does the state of its loader hold what it keeps? Or is it `Seeded`, which keeps nothing of its own?"""
+    return isinstance(part, Seeded) or (has_own_position(part) and not isinstance(part, nn.Module))
 
 
 def is_kept(value: Any, is_sampler: bool) -> bool:

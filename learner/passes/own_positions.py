@@ -38,6 +38,22 @@ def keeps_passes(loader: Any) -> bool:
     return has_own_position(loader) and not hasattr(loader, "next_iter_state")
 
 
+def state_of(loader: Any) -> Any:
+    """The state of a loader, taken without a draw.
+
+    Before its first pass, a `StatefulDataLoader` starts this pass to read its state. It starts again later,
+    unless it has workers, which take too long to start for each checkpoint.
+    """
+    if not hasattr(loader, "next_iter_state") or loader._iterator is not None:
+        return loader.state_dict()
+    waiting = loader.next_iter_state
+    with undrawn(loader):
+        state = loader.state_dict()
+    if not loader.num_workers:
+        loader._iterator, loader._initial_iter_for_state_dict, loader.next_iter_state = None, False, waiting
+    return state
+
+
 def load(loader: Any, state: Any) -> None:
     """Load a state into a loader, even if its own state was read before its first pass."""
     if is_of_nodes(loader):

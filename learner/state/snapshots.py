@@ -75,7 +75,7 @@ def contents_of(learn: FullLearner) -> dict[str, Any]:
         "callbacks": {**states_of_callbacks(learn), **learn.ranks.joined},
         "learner": values_of(learn, learn.state),
         LOSS: loss_state(learn),
-        "loaders": {name: loader.state_dict() for name, loader in loaders_with_state(learn.data)},
+        "loaders": {name: own_positions.state_of(each) for name, each in loaders_with_state(learn.data)},
         "random": learn.ranks.random,
         "ranks": learn.ranks.state_dict(),
         "clock": {name: getattr(learn, name) for name in CLOCK},

@@ -131,6 +131,12 @@ class GrowByEpoch(Callback):
         learn.data.train.batch_sampler.batch_size = 4 + 2 * learn.epoch
 
 
+def stateful(dataset, **options):
+    """A `StatefulDataLoader`, whose state holds its position but not the values of its parts."""
+    nodes = pytest.importorskip("torchdata.stateful_dataloader")
+    return nodes.StatefulDataLoader(dataset, 4, **options)
+
+
 def weighted():
     return DataLoader(ROWS, 4, sampler=WeightedRandomSampler([1.0] * 48, 48))
 
@@ -147,6 +153,8 @@ CASES = {
     "batches that grow before each epoch": (lambda: DataLoader(ROWS, 4, shuffle=True), GrowBefore),
     "batches that grow by the epoch": (lambda: DataLoader(ROWS, 4, shuffle=True), GrowByEpoch),
     "a counter of collate_fn": (lambda: DataLoader(ROWS, 4, shuffle=True, collate_fn=Resize()), None),
+    "a factor under a loader with a state": (lambda: stateful(Scaled(), shuffle=True), Harder),
+    "a counter under a loader with a state": (lambda: stateful(ROWS, collate_fn=Resize()), None),
     "batches planned after each pass": (lambda: DataLoader(ROWS, batch_sampler=Planned()), None),
     "batches planned before each pass": (lambda: DataLoader(ROWS, batch_sampler=PlannedFirst()), None),
 }
@@ -155,11 +163,13 @@ CASES = {
 @pytest.mark.parametrize(("every", "step"), [("2 steps", 5), ("2 steps", 17), ("1 epoch", 15)])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.filterwarnings("ignore:the training data claims to have:callbacks.LearnerWarning")
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # by StatefulDataLoader 0.11
 def test_a_run_resumes_with_values_that_changed_during_the_run(case, every, step, make_learner, tmp_path):
     loader, callback = CASES[case]
 
     def make(*callbacks):
         random.seed(0)
+        torch.manual_seed(0)  # a `StatefulDataLoader` draws its seed when it is made
         own = [] if callback is None else [callback]
         return make_learner(data=Data(loader()), callbacks=[*own, *callbacks])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -27,8 +28,11 @@ from interrupted_passes import (
     scramble,
     train_on,
 )
-from torch.utils.data import ConcatDataset, Subset, TensorDataset
+from torch import nn
+from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 
+from callbacks import Checkpoint, LearnerWarning
+from learner import Data, Learner
 from learner.data.seeded import Seeded
 from learner.passes import positions
 
@@ -67,6 +71,47 @@ def test_a_loader_with_a_state_dict_resumes_at_its_position():
 def test_a_stateful_loader_resumes_with_the_same_bits_also_if_the_data_set_draws(shuffle):
     nodes = pytest.importorskip("torchdata.stateful_dataloader")
     assert_resumes(lambda: nodes.StatefulDataLoader(Noisy(), BATCH_SIZE, shuffle=shuffle), CUTS)
+
+
+@pytest.mark.parametrize("every", ["1 step", "1 epoch"])
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_checkpoints_change_nothing_if_the_validation_data_is_a_stateful_loader(n_workers, every, tmp_path):
+    nodes = pytest.importorskip("torchdata.stateful_dataloader")
+
+    def weights(*callbacks):
+        torch.manual_seed(0)
+        rows = TensorDataset(torch.rand(20, 3), torch.rand(20, 1))
+        data = Data(
+            DataLoader(rows, 4, shuffle=True), nodes.StatefulDataLoader(rows, 4, num_workers=n_workers)
+        )
+        model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(), nn.Linear(8, 1))
+        learn = Learner(model, data, nn.functional.mse_loss, partial(torch.optim.SGD, lr=0.1), callbacks)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LearnerWarning)  # workers, and the same data twice
+            learn.fit(2)
+        return [*model.parameters(), torch.get_rng_state()]
+
+    expected, found = weights(), weights(Checkpoint(tmp_path, every))
+    assert all(map(torch.equal, found, expected))
+
+
+def test_saving_before_the_first_fit_changes_nothing_if_the_data_is_a_stateful_loader(tmp_path):
+    nodes = pytest.importorskip("torchdata.stateful_dataloader")
+
+    def weights(save):
+        torch.manual_seed(0)
+        rows = TensorDataset(torch.rand(20, 3), torch.rand(20, 1))
+        loader = nodes.StatefulDataLoader(rows, 4, shuffle=True)
+        learn = Learner(
+            nn.Linear(3, 1), Data(loader), nn.functional.mse_loss, partial(torch.optim.SGD, lr=0.1)
+        )
+        if save:
+            learn.save(tmp_path / "before.pt")
+        torch.manual_seed(1)
+        learn.fit(2)
+        return [*learn.model.parameters(), torch.get_rng_state()]
+
+    assert all(map(torch.equal, weights(True), weights(False)))
 
 
 def test_a_stateful_loader_does_not_fetch_items_that_were_seen():
