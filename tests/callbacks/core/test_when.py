@@ -113,10 +113,9 @@ def test_a_validation_in_mid_epoch_leaves_the_spans_as_they_are(make_learner):
 @pytest.mark.parametrize("at", range(1, 15))
 @pytest.mark.parametrize("window", [{"start": "4 steps", "until": "7 steps"}, {"every": "2 steps"}])
 def test_an_interrupted_fit_calls_it_for_the_same_events(make_learner, tmp_path, at, window):
-    def make(folder):
+    def make(*saves):
         calls = Calls()
-        saves = Checkpoint(tmp_path / folder, "1 step")
-        return make_learner(callbacks=[When(calls, **window), saves]), calls
+        return make_learner(callbacks=[When(calls, **window), *saves]), calls
 
     @on("after_batch", order=Order.SAVE)
     def end(learn):
@@ -125,12 +124,12 @@ def test_an_interrupted_fit_calls_it_for_the_same_events(make_learner, tmp_path,
             raise ZeroDivisionError
 
     counts = []
-    learn, whole = make("whole")
+    learn, whole = make()
     learn.fit(3)
-    learn, _ = make("resumed")
+    learn, _ = make(Checkpoint(tmp_path, "1 step"))
     with pytest.raises(ZeroDivisionError):
         learn.fit(3, callbacks=[end])
-    learn, calls = make("resumed")
+    learn, calls = make(Checkpoint(tmp_path, "1 step"))
     learn.fit(3, resume="auto")
     assert [each for each in calls.log if "batch" in each[0]] == [
         each for each in whole.log if "batch" in each[0]
