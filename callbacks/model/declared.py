@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.model.module_state import put_state, state_of
+from callbacks.model.plain_attributes import refilled
 
 KIND = "state of"  # the key that marks the state of an object, or of a container of objects
 ITEMS, TRAINED = "items", "a trained tensor"
@@ -28,7 +29,7 @@ def put_values(owner: Any, names: Iterable[str], values: dict[str, Any]) -> None
         raise ValueError(f"{title} declares state {tuple(names)}, but also received {unknown}.")
     for name, value in values.items():
         if not is_marked(value):
-            setattr(owner, name, value)
+            setattr(owner, name, refilled(vars(owner).get(name), value))
         elif value[KIND] == TRAINED:
             setattr(owner, name, filled(getattr(owner, name, None), value["state"]))
         elif getattr(owner, name, None) is not None:  # otherwise before_fit creates it first

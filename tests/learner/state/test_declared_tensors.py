@@ -98,6 +98,43 @@ def test_a_snapshot_restores_a_declared_parameter_that_was_replaced() -> None:
     assert torch.equal(learn.weights, torch.ones(2))
 
 
+class Pool:
+    """The last predictions, as the pool of images of a CycleGAN."""
+
+    def __init__(self) -> None:
+        self.items: list[Any] = []
+
+
+class Pooled(Callback):
+    """Declares the list of another object."""
+
+    state = ("items",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = Pool()
+        self.items = self.pool.items
+
+    def after_step(self, learn: Any) -> None:
+        self.pool.items.append(learn.preds.detach().sum())
+        if len(self.pool.items) > 3:
+            self.pool.items.pop(0)
+
+
+def test_a_declared_list_that_another_object_holds_stays_the_same_list(tmp_path: Path) -> None:
+    whole = make(Pooled)
+    whole.fit(3)
+    with pytest.raises(SystemExit):
+        make(Pooled, Checkpoint(tmp_path, "2 steps"), Crash()).fit(3)
+    resumed = make(Pooled, Checkpoint(tmp_path, "2 steps"))
+    resumed.fit(3, resume="must")
+    with resumed.sandbox():
+        resumed.fit(1)
+    found, wanted = (each.callbacks[Pooled] for each in (resumed, whole))
+    assert torch.equal(torch.stack(found.pool.items), torch.stack(wanted.pool.items))
+    assert found.items is found.pool.items
+
+
 class Late(Callback):
     """Creates its network in the first batch, when its width is known."""
 
