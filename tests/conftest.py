@@ -40,6 +40,9 @@ QUIET = (ZeroGrad, Metrics, Recorder)
 FSYNC = os.fsync
 os.fsync = lambda descriptor: None  # no test cuts the power, and a flush takes some milliseconds
 
+# torch waits 5 s for each kept worker of a loader that is garbage, since it closes the worker's queue first.
+torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 1.0
+
 
 @pytest.fixture
 def fsync(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:

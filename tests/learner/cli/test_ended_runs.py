@@ -103,13 +103,16 @@ def without_seconds(folder: str) -> list[dict[str, str]]:
     return [{name: row[name] for name in row if name != "seconds"} for row in history_of(folder)]
 
 
-@pytest.mark.parametrize("again", [["resume", "runs/recipe-1"], ["run", "RECIPE", *SAVING, "--resume"]])
+FIVE_EPOCHS = (*SAVING, "fit.epochs=5")
+
+
+@pytest.mark.parametrize("again", [["resume", "runs/recipe-1"], ["run", "RECIPE", *FIVE_EPOCHS, "--resume"]])
 def test_a_killed_run_resumes_in_its_folder_with_the_same_numbers(first, again, capsys):
-    assert main(["run", str(first), *SAVING, "--runs", "whole"]) == 0
+    assert main(["run", str(first), *FIVE_EPOCHS, "--runs", "whole"]) == 0
     models = first.with_name("models.py")
     with models.open("a", encoding="utf-8") as file:
         file.write(KILLER)
-    words = ["run", str(first), *SAVING, "callbacks.Kill={use: 'models.py:Kill'}"]
+    words = ["run", str(first), *FIVE_EPOCHS, "callbacks.Kill={use: 'models.py:Kill'}"]
     process = multiprocessing.get_context("fork").Process(target=main, args=(words,))
     process.start()
     process.join(100)
