@@ -75,7 +75,8 @@ def batches_per_update(learn: LearnerProtocol) -> int:
     for each in learn.callbacks:
         if isinstance(each, GradientAccumulation) and not windows_of(each):
             n_items = max(learn.ranks.n_items(learn), 1)
-            return each.n_batches or math.ceil((each.n_samples or 1) / n_items)
+            are_uneven = getattr(learn.data.train, "batch_size", n_items) is None  # by a batch sampler
+            return each.n_batches or (1 if are_uneven else math.ceil((each.n_samples or 1) / n_items))
     return 1
 
 

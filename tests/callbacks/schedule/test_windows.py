@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import line_batches
 from torch.optim.lr_scheduler import LinearLR, OneCycleLR
+from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import (
     Callback,
@@ -140,6 +141,14 @@ def test_a_schedule_of_accumulated_gradients_is_that_of_large_batches(make_learn
     small, other = rates_and_weight(4, accumulate)
     assert small == pytest.approx(large)
     assert torch.allclose(weight, other)
+
+
+def test_a_schedule_of_batches_of_many_sizes_moves_within_an_epoch(make_learner):
+    points = TensorDataset(torch.rand(25, 1), torch.rand(25, 1))
+    sizes = [[0], *(list(range(1 + 4 * n, 5 + 4 * n)) for n in range(6))]  # the first has one item
+    data = Data(DataLoader(points, batch_sampler=sizes))
+    found = rates(make_learner, GradientAccumulation(n_samples=8), fall(), n_epochs=1, data=data)
+    assert len(found) == len(set(found)) == 3
 
 
 def test_a_run_with_accumulated_gradients_resumes_with_its_schedule(make_learner, tmp_path):
