@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from learner.data.generators import kind_of, walk
 from learner.data.tensors import counted, describe, is_array
 
 Batches = Iterable[Any] | Callable[[], Iterable[Any]]
-WHOLE = (list, tuple, range)  # types whose iterators draw no random numbers
+WHOLE = (list, tuple, range, deque)  # types whose iterators draw no random numbers
 ITERATED: tuple[Any, ...] = tuple(kind.__iter__ for kind in WHOLE)
 PASS_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -132,7 +133,7 @@ def is_function(loader: Any) -> bool:
 
 
 def is_sequence(loader: Any) -> bool:
-    """Is this a list, tuple or range, or a subclass with the same iteration?"""
+    """Is this a list, tuple, range or deque, or a subclass with the same iteration?"""
     return isinstance(loader, WHOLE) and type(loader).__iter__ in ITERATED
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import random
+from collections import deque
 
 import numpy as np
 import torch
@@ -176,6 +177,7 @@ WHOLE = {
     "a list": lambda: [torch.tensor([n]) for n in range(14)],
     "a tuple": lambda: tuple(torch.tensor([n]) for n in range(14)),
     "a range": lambda: range(14),
+    "a deque": lambda: deque(torch.tensor([n]) for n in range(14)),
 }
 
 
