@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from callbacks.core.foreign_names import ARGUMENT_WORDS
 from learner.recipes.recipe_errors import closest
 
 WEIGHTS = ("weight", "pos_weight")  # of classes, in torch's losses: floats, even if written as 1
+PATHS = ("Path", "PurePath", "PathLike")  # types that a recipe gives as text
 HIDDEN = ("size_average", "reduce")  # of torch's losses: deprecated
 
 
@@ -134,7 +134,7 @@ def fits_one(value: Any, option: Any) -> bool:
         return issubclass(base, (list, tuple)) or (issubclass(list, base) and base not in (str,))
     if isinstance(value, dict):
         return issubclass(dict, base)
-    if base.__name__ in ("Path", "PurePath", "PathLike"):
+    if base.__name__ in PATHS:
         return isinstance(value, str)
     if base in (Sequence, Mapping):
         return False
@@ -166,7 +166,7 @@ def words_for(hint: Any) -> list[str]:
             parts = typing.get_args(option)
             is_fixed = base is tuple and parts and Ellipsis not in parts
             found.append(f"a list of {len(parts)}" if is_fixed else "a list, as [1, 2]")
-        elif not (isinstance(base, type) and issubclass(base, (os.PathLike, torch.device, torch.dtype))):
+        elif getattr(base, "__name__", "") not in (*PATHS, "device", "dtype"):
             found.append(PART)
     return sorted(found, key=PART.__eq__) or ["text"]
 

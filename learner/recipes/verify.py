@@ -157,10 +157,13 @@ def run_child(trial: Trial, folder: Path, moment: int | None) -> None:
     start_method = multiprocessing.get_start_method()
     child = context.Process(target=train, args=(trial, folder, moment, start_method))
     child.start()
-    child.join(LIMIT)
-    if child.is_alive():
+    try:
+        child.join(LIMIT)
+        is_late = child.is_alive()
+    finally:  # Ctrl-C interrupts the wait, and the folder of the child is removed
         child.kill()
         child.join()
+    if is_late:
         raise RuntimeError(f"a child process took more than {LIMIT:g} seconds.")
     was_killed = child.exitcode == -signal.SIGKILL
     if not (was_killed if moment is not None else child.exitcode == 0) and not (folder / "end").exists():

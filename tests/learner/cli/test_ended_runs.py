@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -160,3 +161,17 @@ def test_a_full_disk_is_reported_with_the_file_that_cannot_be_written(first, wor
     with small_files():
         assert main([words[0], "runs/recipe-1", *words[1:]]) == 2
     assert f"{words[-1]} cannot be written: " in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_an_interrupt_ends_verify_resume_with_its_child(first, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    process = start("-m", "learner", "verify-resume", str(first), "fit.epochs=1_000_000")
+    for _ in range(600):
+        if list(tmp_path.glob("verify-resume-*/whole/log")):
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip() == "interrupted"
