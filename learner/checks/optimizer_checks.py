@@ -99,7 +99,11 @@ def saves_itself(owner: Callback | FullLearner) -> bool:
     """Does it define its own `state_dict`, which saves something?"""
     if not isinstance(owner, Callback) or type(owner).state_dict is Callback.state_dict:
         return False
-    return bool(owner.state_dict())
+    try:
+        return bool(owner.state_dict())
+    except Exception as error:
+        error.add_note(f"in {type(owner).__name__}.state_dict, of the callback {owner.name!r}")
+        raise
 
 
 def state_for(owner: Callback | FullLearner, learn: FullLearner) -> tuple[str, ...]:
