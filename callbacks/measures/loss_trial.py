@@ -164,4 +164,7 @@ def weights_of(name: str, tensors: list[Tensor]) -> Iterator[tuple[str, list[flo
     elif tensors[0].dtype is not torch.bool:
         for value in torch.cat([each.flatten() for each in tensors]).unique()[:N_VALUES].tolist():
             yield f"({name} != {value}).sum()", [float((each != value).sum()) for each in tensors]
+            if tensors[0].ndim > 1:  # a language model whose loss leaves out the first token
+                shifted = [float((each[:, 1:] != value).sum()) for each in tensors]
+                yield f"({name}[:, 1:] != {value}).sum()", shifted
     yield f"{name}.sum()", [float(each.sum()) for each in tensors]

@@ -52,6 +52,10 @@ def of_tokens(preds, targets):
     return F.cross_entropy(preds.flatten(0, 1), targets.flatten(), label_smoothing=0.1)
 
 
+def of_next_tokens(preds, targets):
+    return F.cross_entropy(preds[:, :-1].flatten(0, 1), targets[:, 1:].flatten())
+
+
 class OfTokens(nn.Module):
     def __init__(self):
         super().__init__()
@@ -76,6 +80,7 @@ def total(preds, targets):
 WITH_MISSING = Y.masked_fill(~MASK, torch.nan)
 KINDS = {
     "tokens": (of_tokens, Scores, TOKENS, LABELS, "(learn.targets != -100).sum()"),
+    "next tokens": (of_next_tokens, Scores, TOKENS[2:], LABELS[2:], "(learn.targets[:, 1:] != -100).sum()"),
     "tokens of a module": (OfTokens(), Scores, TOKENS, LABELS, "(learn.targets != -100).sum()"),
     "mask": (masked, line, X, (Y, MASK), "learn.targets[1].sum()"),
     "missing targets": (without_missing, line, X, WITH_MISSING, "(~learn.targets.isnan()).sum()"),
