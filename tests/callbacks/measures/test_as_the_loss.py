@@ -144,7 +144,11 @@ def square_learner(loss, metric):
     )
 
 
-@pytest.mark.parametrize("metric", [accuracy, F1("macro"), TopKAccuracy(2), Perplexity()], ids=str)
+@pytest.mark.parametrize(
+    "metric",
+    [accuracy, F1("macro"), TopKAccuracy(2), Perplexity()],
+    ids=["accuracy", "f1", "top_k_accuracy", "perplexity"],
+)
 def test_classes_that_may_be_two_dimensions_raise_one_warning(metric):
     learn = square_learner(by_position, metric)
     with pytest.warns(LearnerWarning, match="the classes may be dimension 1 or the last one") as caught:
