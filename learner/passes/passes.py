@@ -195,6 +195,7 @@ class Known:
             if in_pass:
                 moments["before"] = self.moved.before.get(part, {})
             if in_pass and part == learn.pass_name:
+                self.moved.end_pass(part, moments["now"])
                 moments["start"] = self.moved.at_pass
             found[part] = self.moved.saved(part, moments)
         return found

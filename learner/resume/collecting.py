@@ -43,7 +43,7 @@ def contents_of(learn: FullLearner, at: At | None) -> dict[str, Any]:
             "passes": learn.loop.known.saved_state(without=learn.pass_name if at == "batch" else None),
             "mark": learn.loop.known.mark if at == "batch" else None,
             "now": now_of(learn) if at == "batch" else None,
-            "values": values_of(learn, at),
+            "values": learn.loop.known.saved_values(learn, in_pass=at == "batch"),
         },
         "fingerprint": json.dumps(fingerprint(learn)),  # pickling one string is ten times as fast
     }
@@ -83,13 +83,6 @@ def position_of(learn: FullLearner, at: At) -> dict[str, Any]:
 def now_of(learn: FullLearner) -> dict[str, Any]:
     """The position in the current pass."""
     return {**positions.now(learn.data.loaders[learn.pass_name]), "random": None}
-
-
-def values_of(learn: FullLearner, at: At | None) -> dict[str, Any]:
-    """The values in the parts of the loaders that training has changed."""
-    if at == "batch":
-        learn.loop.known.end_pass(learn)
-    return learn.loop.known.saved_values(learn, in_pass=at == "batch")
 
 
 def warn_of_limits(learn: FullLearner) -> None:
