@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from callbacks.core.contract import Callback, LearnerProtocol
@@ -72,11 +73,16 @@ class Span:
 
 def batches_per_update(learn: LearnerProtocol) -> int:
     """The number of batches that an update follows, as this batch shows it; 1 if that is not known."""
-    for each in learn.callbacks:
+    n_items = learn.ranks.n_items(learn)
+    are_uneven = getattr(learn.data.train, "batch_size", n_items) is None  # by a batch sampler
+    return batches_together(learn.callbacks, None if are_uneven else max(n_items, 1))
+
+
+def batches_together(callbacks: Iterable[Callback], n_items: int | None) -> int:
+    """The number of batches of `n_items` that an update follows; 1 if that is not known."""
+    for each in callbacks:
         if isinstance(each, GradientAccumulation) and not windows_of(each):
-            n_items = max(learn.ranks.n_items(learn), 1)
-            are_uneven = getattr(learn.data.train, "batch_size", n_items) is None  # by a batch sampler
-            return each.n_batches or (1 if are_uneven else math.ceil((each.n_samples or 1) / n_items))
+            return each.n_batches or (math.ceil((each.n_samples or 1) / n_items) if n_items else 1)
     return 1
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from callbacks.schedule.annealers import Annealer
 from callbacks.schedule.param_scheduler import ParamScheduler
 from callbacks.schedule.plateau import ReduceLROnPlateau
 from callbacks.schedule.torch_scheduler import TorchScheduler
+from callbacks.schedule.windows import batches_together
 from learner.scripts.expressions import literal
 from learner.scripts.result_forms import compared, every, gain, needs_results
 from learner.scripts.script import Script
@@ -38,13 +38,11 @@ def param_scheduler(callback: ParamScheduler, script: Script) -> None:
 
 def together(script: Script) -> int:
     """The number of batches that an update follows."""
-    window = next((each for each in script.learn.callbacks if each.accumulates_gradients), None)
-    if window is None:
-        return 1
     size = getattr(script.learn.data.train, "batch_size", None)
-    if window.n_batches is None and not size:
+    counts_items = any(each.accumulates_gradients and not each.n_batches for each in script.learn.callbacks)
+    if counts_items and not size:
         script.problem("GradientAccumulation(n_samples=): a schedule needs the number of batches, n_batches=")
-    return window.n_batches or math.ceil(window.n_samples / (size or 1))
+    return batches_together(script.learn.callbacks, size)
 
 
 def schedule_of(name: str, given: Any, relative: bool, script: Script, at: tuple[str, str]) -> None:

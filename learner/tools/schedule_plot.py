@@ -12,8 +12,7 @@ from callbacks.optim.hyperparameters import get
 from callbacks.schedule.budgets import n_train_batches
 from callbacks.schedule.param_scheduler import ParamScheduler
 from callbacks.schedule.torch_scheduler import TorchScheduler, adds_up
-from callbacks.schedule.windows import Plan, planned
-from callbacks.step.accumulation import GradientAccumulation
+from callbacks.schedule.windows import Plan, batches_together, planned
 from learner.engine.composition import as_list
 from learner.messages.arguments import check_n_epochs
 from learner.messages.keywords import suggest_keywords
@@ -110,8 +109,7 @@ def plan_of(schedule: Any, learn: FullLearner, n_epochs: int, name: str) -> Plan
 
 def by_batch(schedule: ParamScheduler, learn: FullLearner, length: int) -> dict[str, list[list[float]]]:
     """The values of this many batches; those of an update have the same value."""
-    added = (each.n_batches for each in learn.callbacks if isinstance(each, GradientAccumulation))
-    n_together = next(added, None) or 1
+    n_together = batches_together(learn.callbacks, getattr(learn.data.train, "batch_size", None))
     found = schedule.values(learn.optimizer, 1, math.ceil(length / n_together))
     return {
         name: [[series[batch // n_together] for batch in range(length)] for series in groups]

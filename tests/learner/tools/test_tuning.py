@@ -14,13 +14,14 @@ from upper.tuned import Seen, make
 
 from callbacks import (
     Checkpoint,
+    GradientAccumulation,
     ParamScheduler,
     TorchScheduler,
     ZeroGrad,
     on,
 )
 from callbacks.schedule.annealers import constant, flat_cos, one_cycle, sgdr
-from learner import Learner
+from learner import Data, Learner
 
 
 def values(annealer, n_steps: int) -> list[float]:
@@ -156,6 +157,23 @@ def test_the_planned_rates_equal_those_of_a_fit(scheduler):
     planned = [list(line.get_ydata()) for line in ax.get_lines()]
     learn.fit(3, [seen.callback()])
     assert planned == [pytest.approx(list(rates)) for rates in zip(*seen.rates, strict=True)]
+
+
+@pytest.mark.parametrize("accumulate", [{"n_batches": 3}, {"n_samples": 6}], ids=["batches", "items"])
+def test_the_plot_with_accumulated_gradients_is_that_of_the_fit(accumulate):
+    rates = []
+
+    @on("after_batch")
+    def look(learn):
+        rates.append(learn.optimizer.param_groups[0]["lr"])
+
+    data = Data.from_tensors(torch.ones(18, 3), torch.ones(18, 1), batch_size=2, valid=None)
+    callbacks = [GradientAccumulation(**accumulate), ParamScheduler({"lr": flat_cos(0.1)})]
+    learn = Learner(nn.Linear(3, 1), data, nn.functional.mse_loss, torch.optim.SGD, callbacks)
+    planned = list(learn.plot_schedule(2).get_lines()[0].get_ydata())
+    learn.fit(2, [look])
+    assert planned == pytest.approx(rates)
+    assert len(set(rates)) > 2
 
 
 def test_a_schedule_that_is_not_known_in_advance_is_refused():
