@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from functools import cache
 from pathlib import Path
 
 from callbacks.core.warning import warn
@@ -11,8 +12,7 @@ from callbacks.core.warning import warn
 #: The errors of fsync on file systems that do not support it, such as some network disks.
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EROFS)
 
-#: Folders whose file system cannot sync, as was reported.
-unsynced: set[Path] = set()
+warn_once = cache(warn)
 
 
 def sync_folder(folder: Path) -> None:
@@ -34,9 +34,7 @@ def sync(descriptor: int, folder: Path) -> None:
     except OSError as error:
         if error.errno not in NO_SYNC:
             raise
-        if folder not in unsynced:
-            unsynced.add(folder)
-            warn(
-                f"{folder}: the file system does not support fsync ({error}). Checkpoints are "
-                "still written, but a power failure may lose the newest ones."
-            )
+        warn_once(
+            f"{folder}: the file system does not support fsync ({error}). Checkpoints are "
+            "still written, but a power failure may lose the newest ones."
+        )

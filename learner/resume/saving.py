@@ -143,12 +143,13 @@ def whole_of(learn: FullLearner, contents: dict[str, Any], without: Iterable[str
 
 def write_file(learn: FullLearner, path: Path, contents: dict[str, Any]) -> None:
     """Write one file."""
-    write_plain(path, to_plain(unkept.without_unkept(learn, contents), ""))
+    checkpoint_file.write(path, plain_of(learn, contents))
 
 
-def write_plain(path: Path, plain: dict[str, Any]) -> None:
-    """Write plain data, with the checksums of its types."""
-    checkpoint_file.write(path, {**plain, "kinds": skeleton.sums_of(plain)})
+def plain_of(learn: FullLearner, contents: dict[str, Any]) -> dict[str, Any]:
+    """The contents as plain data, with the checksums of its types."""
+    plain = to_plain(unkept.without_unkept(learn, contents), "")
+    return {**plain, "kinds": skeleton.sums_of(plain)}
 
 
 def write_shards(learn: FullLearner, path: Path, contents: dict[str, Any], ranks: Ranks) -> None:
@@ -158,10 +159,15 @@ def write_shards(learn: FullLearner, path: Path, contents: dict[str, Any], ranks
     part = shard_files.part_of(path, ranks)
     try:
         shard_files.write(part, tensors)
-        ranks.first(lambda: write_file(learn, path, {**contents, shard_files.KEY: shard_files.commit(part)}))
+        ranks.first(lambda: write_index(path, plain_of(learn, contents), part))
     except BaseException:
         shard_files.remove(part)
         raise
+
+
+def write_index(path: Path, plain: dict[str, Any], part: Path) -> None:
+    """Write the file that names a folder with all tensors, and complete the folder."""
+    checkpoint_file.write(path, {**plain, shard_files.KEY: shard_files.commit(part)})
 
 
 def write_file_later(
@@ -172,7 +178,7 @@ def write_file_later(
 
     def _write() -> None:
         if plain is not None:
-            write_plain(path, plain)
+            checkpoint_file.write(path, plain)
             then()
 
     return PendingSave(_write)
@@ -192,7 +198,7 @@ def write_shards_later(
         try:
             written()
             if plain is not None:
-                write_plain(path, {**plain, shard_files.KEY: shard_files.commit(part)})
+                write_index(path, plain, part)
                 then()
         except BaseException:
             shard_files.remove(part)
@@ -205,7 +211,7 @@ def copied_plain(learn: FullLearner, contents: dict[str, Any]) -> dict[str, Any]
     """The contents as plain data that later steps do not change; None in other processes than the first."""
     if not is_first_process():
         return None
-    return copied(to_plain(unkept.without_unkept(learn, contents), ""), {})
+    return copied(plain_of(learn, contents), {})
 
 
 def copied(value: Any, known: dict[Any, Any]) -> Any:
