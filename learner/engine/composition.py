@@ -71,7 +71,7 @@ def as_list(given: Any, argument: str) -> list[Any]:
     is_metric = argument == "metrics" and (callable(given) or hasattr(given, "compute"))
     if is_metric or isinstance(given, Callback) or (isinstance(given, type) and issubclass(given, Callback)):
         return [given]
-    if isinstance(given, str) or callable(given) or not isinstance(given, Iterable):
+    if isinstance(given, (str, Mapping)) or callable(given) or not isinstance(given, Iterable):
         form = "metrics, as in metrics=[RMSE()]"
         if argument != "metrics":
             form = f"callbacks, as in {argument}=[ZeroGrad()]"

@@ -77,7 +77,7 @@ def test_a_single_callback_need_not_be_a_list(make_learner):
         assert Recorder in make_learner(callbacks=callback, defaults=ZeroGrad).callbacks
 
 
-@pytest.mark.parametrize("callbacks", ["ZeroGrad", print, 3])
+@pytest.mark.parametrize("callbacks", ["ZeroGrad", print, 3, {"zero": ZeroGrad}])
 def test_callbacks_that_are_not_a_list_are_refused(callbacks, make_learner):
     with pytest.raises(TypeError, match="pass a list of callbacks"):
         make_learner(callbacks=callbacks)

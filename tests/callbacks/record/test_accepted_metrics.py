@@ -186,7 +186,7 @@ def test_a_single_metric_need_not_be_a_list():
         assert learn.metrics == (metric,)
 
 
-@pytest.mark.parametrize("metrics", ["accuracy", 3])
+@pytest.mark.parametrize("metrics", ["accuracy", 3, {"rmse": RMSE()}])
 def test_metrics_that_are_not_a_list_are_refused(metrics):
     with pytest.raises(
         TypeError, match=r"(?s)metrics=.*: pass a list of metrics, as in metrics=\[RMSE\(\)\]"
