@@ -81,10 +81,10 @@ from callbacks.schedule import annealers as _annealers
 from callbacks.schedule.budgets import OverfitBatch as OverfitBatch
 from callbacks.schedule.budgets import ShortEpoch as ShortEpoch
 from callbacks.schedule.budgets import StopAfter as StopAfter
-from callbacks.schedule.budgets import ValidateEvery as ValidateEvery
 from callbacks.schedule.param_scheduler import ParamScheduler as ParamScheduler
 from callbacks.schedule.plateau import ReduceLROnPlateau as ReduceLROnPlateau
 from callbacks.schedule.torch_scheduler import TorchScheduler as TorchScheduler
+from callbacks.schedule.validate_every import ValidateEvery as ValidateEvery
 from callbacks.step.accumulation import GradientAccumulation as GradientAccumulation
 from callbacks.step.closures import SAM as SAM
 from callbacks.step.closures import ClosureStep as ClosureStep

@@ -63,6 +63,10 @@ class Every:
         due, self._last = passed > self._last, passed
         return due
 
+    def was_due(self, learn: LearnerProtocol) -> bool:
+        """Was it due after the last batch, if that had as many items as this one? False for times."""
+        return self.unit in ("step", "sample") and self._passed(learn) > self._passed_before(learn)
+
     def after_train(self, learn: LearnerProtocol) -> bool:
         """Is it due after an update at the end of the pass? Only if the unit is steps or samples."""
         return self.unit in ("step", "sample") and self.after_batch(learn)

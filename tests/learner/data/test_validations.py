@@ -133,6 +133,32 @@ def test_an_interrupt_in_a_validation_within_an_epoch_resumes_with_the_same_bits
     assert whole.history["train_loss"] == resumed.history["train_loss"]
 
 
+@pytest.mark.parametrize("every", ["2 steps", "8 samples"])
+@pytest.mark.parametrize(
+    ("ending", "where"), [("Ctrl-C", "train"), ("Ctrl-C", "valid"), ("an error", "valid")]
+)
+def test_a_validation_within_an_epoch_that_did_not_end_is_run_when_the_fit_resumes(
+    tmp_path, ending, where, every
+):
+    @on("after_pred")
+    def end(learn):
+        is_here = learn.is_aside if where == "valid" else learn.training
+        if is_here and learn.global_step == (2 if where == "valid" else 1):
+            if ending == "an error":
+                raise RuntimeError("boom")
+            signal.raise_signal(signal.SIGINT)
+
+    whole = make(ValidateEvery(every), Checkpoint(tmp_path / "whole"))
+    whole.fit(2)
+    first = make(ValidateEvery(every), Checkpoint(tmp_path / "run"))
+    with pytest.raises((KeyboardInterrupt, RuntimeError)):
+        first.fit(2, callbacks=[end])
+    resumed = make(ValidateEvery(every), Checkpoint(tmp_path / "run"))
+    resumed.fit(2, resume="must")
+    assert whole.history.validations == resumed.history.validations
+    assert all(map(torch.equal, whole.model.parameters(), resumed.model.parameters()))
+
+
 def test_other_validation_data_is_reported_when_a_fit_resumes(tmp_path):
     make(Checkpoint(tmp_path / "run")).fit(1)
     learn = make(Checkpoint(tmp_path / "run"), night=DataLoader(items(8, 3), 4))
