@@ -27,7 +27,7 @@ def add_verbs(verbs: Verbs[Parser]) -> None:
     )
     find.add_argument("--plot", type=Path, metavar="FILE", help="plot losses and suggestions to this file")
     find.set_defaults(function=do_lr_find)
-    show = add_recipe_verb(verbs, "show", "print the complete recipe and the composed loop")
+    show = add_recipe_verb(verbs, "show", "print the resolved recipe, and the loop with its callbacks")
     show.set_defaults(function=do_show)
 
 

@@ -1,4 +1,4 @@
-"""`learn.explain()`: the composed loop as a readable listing."""
+"""`learn.explain()`: the loop with its callbacks as a readable listing."""
 
 from __future__ import annotations
 
