@@ -68,16 +68,16 @@ def main(folder="runs/shapes_loop", n_epochs=12, patience=4):
         row = {"train_loss": total / len(train_loader.dataset), "lr": optimizer.param_groups[0]["lr"]}
 
         model.eval()
-        total, n_right = 0.0, 0
+        total, n_correct = 0.0, 0
         for images, labels in valid_loader:
             images, labels = images.to(device), labels.to(device)
             with torch.no_grad(), torch.autocast(device, torch.bfloat16):
                 scores = model(images)
                 loss = F.cross_entropy(scores, labels, label_smoothing=0.1)
             total += loss.item() * len(labels)
-            n_right += (scores.argmax(1) == labels).sum().item()
+            n_correct += (scores.argmax(1) == labels).sum().item()
         row["valid_loss"] = total / len(valid_loader.dataset)
-        row["valid_accuracy"] = n_right / len(valid_loader.dataset)
+        row["valid_accuracy"] = n_correct / len(valid_loader.dataset)
 
         print(f"epoch {epoch}", *(f"{name} {value:.4f}" for name, value in row.items()))
         for name, value in row.items():

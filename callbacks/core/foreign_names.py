@@ -215,7 +215,7 @@ DATA_WORDS = by_word(
 INTERPRETATION_WORDS = by_word(
     {
         "Interpretation(learn)": "from_learner",
-        "answers": "decoded",
+        "predicted": "decoded",
         "targets": "targs",
         "report()": "print_classification_report classification_report",
         "plot_top_losses()": "show_results",

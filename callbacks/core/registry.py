@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from keyword import iskeyword
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 from callbacks.core.contract import EVENTS, OPERATIONS, Callback, LearnerProtocol, Order
 from callbacks.core.given import as_callbacks, check_attributes, overridden_by
 from callbacks.core.given import describe as describe
-from callbacks.core.warning import warn
+from callbacks.core.warning import Renamed, warn
 from callbacks.core.when import set_window, window_of, windows_of
 
 Hook = MethodType  # a bound method, whose `__self__` is the callback
@@ -88,15 +87,7 @@ class Callbacks:
             )
         return self._by_name[name]
 
-    @property
-    def doers(self) -> dict[str, Callback]:  # vocabulary: quoted
-        """Deprecated: the former name of `overrides`."""
-        warnings.warn(
-            "Callbacks.doers is called overrides now: write learn.callbacks.overrides.",  # vocabulary: quoted
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        return self.overrides
+    doers = Renamed("overrides")  # vocabulary: quoted
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Callbacks, (self._callbacks,)  # the hooks of a copy are those of its own callbacks

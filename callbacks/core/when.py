@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable
 from types import MethodType
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 from callbacks.core.contract import EVENTS, Callback, LearnerProtocol
 from callbacks.core.every import SECONDS, parse_interval
 from callbacks.core.given import as_callback, check_attributes, describe, overridden_by
+from callbacks.core.warning import warn_renamed
 
 STARTS = {"before_epoch": "epoch", "before_train": "train", "before_validate": "validate"}
 ENDS = {"after_epoch": "epoch", "after_train": "train", "after_validate": "validate"}
 CLOCK = {"step": "global_step", "sample": "n_samples", "epoch": "epoch"}
 ALWAYS = ("before_fit", "after_fit", "cleanup_fit")
-FORMER = "When(plugin=...): write When(callback=...)."  # vocabulary: quoted
 IN_BATCH = tuple(event for event in EVENTS if event not in (*ALWAYS, *STARTS, *ENDS))
 
 #: The function of a bound method: it takes the callback and the learner.
@@ -83,7 +82,7 @@ class When(Callback):
         plugin: Callback | type[Callback] | None = None,  # vocabulary: quoted
     ):
         if plugin is not None:  # vocabulary: quoted
-            warnings.warn(FORMER, DeprecationWarning, stacklevel=2)
+            warn_renamed("When(plugin=)", "When(callback=)")  # vocabulary: quoted
         held = check_callback(callback if plugin is None else plugin)  # vocabulary: quoted
         self.inner_window = held if isinstance(held, When) else None
         self.callback = self.inner_window.callback if self.inner_window else held

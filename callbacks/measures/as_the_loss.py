@@ -10,11 +10,11 @@ from torch import Tensor
 from callbacks.core.warning import warn
 from callbacks.results.reductions import name_of, unwrapped
 
-#: Losses of torch that compare a number with 0 and 1, so that 0.5 is between no and yes.
+#: Losses of torch that compare a number with 0 and 1, so that the threshold is 0.5.
 OF_PROBABILITIES = ("binary_cross_entropy", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 OF_CLASSES = ("cross_entropy", "nll_loss")
-#: Losses of torch whose targets may be probabilities of yes, between 0 and 1.
-OF_SHARES = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
+#: Losses of torch whose targets may be probabilities, between 0 and 1.
+OF_SOFT_TARGETS = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
 MOVED = "measure preds.movedim(-1, 1), as in a function that returns accuracy(preds.movedim(-1, 1), targets)."
 
 
@@ -22,16 +22,16 @@ class AsTheLoss:
     """Knows from a loss of torch what predictions and targets mean; other losses are not known.
 
     Attributes:
-        middle: a number above it means yes: 0 for logits, 0.5 for probabilities.
+        threshold: a prediction above it means 1: 0 for logits, 0.5 for probabilities.
         is_one_hot: are targets in the shape of the predictions probabilities of classes?
-        are_shares: are targets between 0 and 1 probabilities of yes?
+        are_soft: may targets be probabilities of 1?
         ignored: targets with this number do not count; None if the loss has no such number.
         has_warned: was there a warning of scores in two possible shapes?
     """
 
-    middle: float = 0.0
+    threshold: float = 0.0
     is_one_hot: bool = False
-    are_shares: bool = False
+    are_soft: bool = False
     ignored: int | None = None
     has_warned: bool = False
 
@@ -39,19 +39,19 @@ class AsTheLoss:
         """Look up what the loss expects; call it when a pass starts."""
         base, get = unwrapped(loss_func)
         name = name_of(base)
-        self.middle = 0.5 if name in OF_PROBABILITIES else 0.0
-        self.is_one_hot, self.are_shares = name == "cross_entropy", name in OF_SHARES
+        self.threshold = 0.5 if name in OF_PROBABILITIES else 0.0
+        self.is_one_hot, self.are_soft = name == "cross_entropy", name in OF_SOFT_TARGETS
         self.ignored = get("ignore_index", -100) if name in OF_CLASSES else None
 
     def read(self, preds: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Predictions as scores, of classes or with 0 between no and yes, and targets as whole numbers."""
+        """Predictions as scores, of classes or with the threshold 0, and targets as whole numbers."""
         if preds.shape == targets.shape and preds.is_floating_point():
             if self.is_one_hot and preds.ndim > 1:
                 return preds, targets.argmax(1)
-            if self.are_shares and targets.is_floating_point():
+            if self.are_soft and targets.is_floating_point():
                 is_between = (targets > 0) & (targets < 1)
                 targets = torch.where(is_between, (targets > 0.5).to(targets.dtype), targets)
-            return preds - self.middle if self.middle else preds, targets
+            return preds - self.threshold if self.threshold else preds, targets
         return preds, targets
 
     def warn_of_two_places(self, preds: Tensor, targets: Tensor, fix: str = MOVED) -> None:

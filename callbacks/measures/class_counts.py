@@ -16,11 +16,11 @@ AVERAGES = ("binary", "macro", "micro", None)
 
 
 class ClassCounts(OfClasses):
-    """Counts right answers, answers, and targets of each class, for `Precision`, `Recall` and `F1`."""
+    """Counts the true, predicted and actual positives of each class, for `Precision`, `Recall` and `F1`."""
 
     higher_is_better = True
     added = (*OfClasses.added, "counts")
-    counts: Any = 0  # shape (3, classes)
+    counts: Any = 0  # true, predicted and actual positives, shape (3, classes)
 
     @suggest_arguments
     def __init__(
@@ -34,18 +34,18 @@ class ClassCounts(OfClasses):
 
     def update(self, preds: Tensor, targets: Tensor) -> None:
         preds, targets = self.read(preds, targets)
-        is_yes_or_no = preds.shape == targets.shape
+        is_binary = preds.shape == targets.shape
         n_classes = 2
-        if is_yes_or_no:
-            answers, counted, targets, n_foreign = yes_or_no(preds, targets, self.ignore_index)
+        if is_binary:
+            predicted, counted, targets, n_foreign = binary(preds, targets, self.ignore_index)
             self.n_foreign = self.n_foreign + n_foreign
         else:
             self.warn_of_two_places(preds, targets)
             counted, targets = self.known(preds, targets)
-            answers, n_classes = preds.argmax(1), preds.shape[1]
-        self._check(n_classes, is_yes_or_no)
+            predicted, n_classes = preds.argmax(1), preds.shape[1]
+        self._check(n_classes, is_binary)
         self.n_classes = n_classes
-        pairs = ((targets, counted & (answers == targets)), (answers, counted), (targets, counted))
+        pairs = ((targets, counted & (predicted == targets)), (predicted, counted), (targets, counted))
         self.counts = self.counts + torch.stack([count(*pair, n_classes) for pair in pairs])
 
     def compute(self) -> Any:
@@ -54,18 +54,18 @@ class ClassCounts(OfClasses):
         if not counts.any():
             return math.nan
         if self.average == "binary":
-            return self.share(*counts[:, 1])
+            return self.score(*counts[:, 1])
         if self.average == "micro":
-            return self.share(*counts.sum(1))
+            return self.score(*counts.sum(1))
         if self.average == "macro":
-            return self.share(*counts[:, counts.sum(0) > 0]).mean()
-        return self.share(*counts)
+            return self.score(*counts[:, counts.sum(0) > 0]).mean()
+        return self.score(*counts)
 
-    def share(self, right: Tensor, answers: Tensor, targets: Tensor) -> Tensor:
-        """The value of each class, from its numbers of right answers, answers and targets."""
+    def score(self, true: Tensor, predicted: Tensor, actual: Tensor) -> Tensor:
+        """The score of each class, from its numbers of true, predicted and actual positives."""
         raise NotImplementedError
 
-    def _check(self, n_classes: int, is_yes_or_no: bool) -> None:
+    def _check(self, n_classes: int, is_binary: bool) -> None:
         title = type(self).__name__
         if self.n_classes and n_classes != self.n_classes:
             raise ValueError(
@@ -77,7 +77,7 @@ class ClassCounts(OfClasses):
                 f"{title}(average='binary') is for two classes, but there are scores of {n_classes}. "
                 f"Choose {title}('macro'), {title}('micro') or {title}(None)."
             )
-        if self.average != "binary" and is_yes_or_no:
+        if self.average != "binary" and is_binary:
             raise ValueError(
                 f"{title}(average={self.average!r}): preds of the same shape as the targets are binary. "
                 f"Use {title}('binary'), or pass scores of shape (items, classes). For several labels per "
@@ -89,7 +89,7 @@ class Precision(ClassCounts):
     """Precision: of the items that are predicted to be of a class, the share that is of this class.
 
     Preds are scores of shape (items, classes, ...) for class indices of shape (items, ...). With "binary"
-    preds can also have the shape of the targets, which are 0 and 1: logits, where above 0 means yes, or the
+    preds can also have the shape of the targets, which are 0 and 1: logits, where above 0 means 1, or the
     whole numbers 0 and 1. With several labels per item, all predictions are counted together. As a metric of
     a learner, it takes preds as probabilities if the loss does, as `binary_cross_entropy`, and with
     `cross_entropy` targets may be probabilities of classes.
@@ -108,9 +108,9 @@ class Precision(ClassCounts):
             the classes.
     """
 
-    def share(self, right: Tensor, answers: Tensor, targets: Tensor) -> Tensor:
-        """Right answers / answers."""
-        return right / answers.clamp_min(1)
+    def score(self, true: Tensor, predicted: Tensor, actual: Tensor) -> Tensor:
+        """True positives / predicted positives."""
+        return true / predicted.clamp_min(1)
 
 
 class Recall(ClassCounts):
@@ -119,9 +119,9 @@ class Recall(ClassCounts):
     Averages, shapes, absent classes and errors are those of `Precision`.
     """
 
-    def share(self, right: Tensor, answers: Tensor, targets: Tensor) -> Tensor:
-        """Right answers / targets."""
-        return right / targets.clamp_min(1)
+    def score(self, true: Tensor, predicted: Tensor, actual: Tensor) -> Tensor:
+        """True positives / actual positives."""
+        return true / actual.clamp_min(1)
 
 
 class F1(ClassCounts):
@@ -131,22 +131,20 @@ class F1(ClassCounts):
     `Precision`.
     """
 
-    def share(self, right: Tensor, answers: Tensor, targets: Tensor) -> Tensor:
-        """2 right answers / (answers + targets)."""
-        return 2 * right / (answers + targets).clamp_min(1)
+    def score(self, true: Tensor, predicted: Tensor, actual: Tensor) -> Tensor:
+        """2 true positives / (predicted positives + actual positives)."""
+        return 2 * true / (predicted + actual).clamp_min(1)
 
 
-def yes_or_no(
-    preds: Tensor, targets: Tensor, ignore_index: int | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Answers, which of them are used, targets (both as 0 and 1), and how many are neither yes nor no."""
+def binary(preds: Tensor, targets: Tensor, ignore_index: int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Predictions, which of them are used, targets (both as 0 and 1), and how many are neither 0 nor 1."""
     known = (targets == 0) | (targets == 1)
     asked = torch.ones_like(known) if ignore_index is None else targets != ignore_index
-    answers = preds > 0
+    predicted = preds > 0
     if not preds.is_floating_point():
-        known, answers = known & ((preds == 0) | (preds == 1)), preds == 1
+        known, predicted = known & ((preds == 0) | (preds == 1)), preds == 1
     counted = asked & known
-    return answers.long(), counted, (counted & (targets == 1)).long(), (asked & ~known).sum()
+    return predicted.long(), counted, (counted & (targets == 1)).long(), (asked & ~known).sum()
 
 
 def count(classes: Tensor, counted: Tensor, n_classes: int) -> Tensor:

@@ -18,57 +18,57 @@ def accuracy(preds: Tensor, targets: Tensor) -> Tensor:
     """Share of items that are classified correctly.
 
     As a metric of a learner, it reads predictions and targets as the loss does: with `binary_cross_entropy`,
-    above 0.5 means yes; with `cross_entropy`, targets may be probabilities, and those that the loss ignores
+    above 0.5 means 1; with `cross_entropy`, targets may be probabilities, and those that the loss ignores
     do not count. With a loss of your own, targets below 0 do not count.
 
     Args:
         preds: scores of shape (items, classes, ...) for class indices as targets. Or, in the shape of
-            `targets`: logits for yes or no, where above 0 means yes (not probabilities, which are all above
-            0), or whole numbers, which are compared directly.
-        targets: class indices of shape (items, ...), or 0 and 1 for no and yes. If some are below 0 and none
-            is 0, as with -1 and 1, the signs are compared; beside 0, those below 0 do not count.
+            `targets`: binary logits, where above 0 means 1 (not probabilities, which are all above 0), or
+            whole numbers, which are compared directly.
+        targets: class indices of shape (items, ...), or 0 and 1 if they are binary. If some are below 0 and
+            none is 0, as with -1 and 1, the signs are compared; beside 0, those below 0 do not count.
 
     Raises:
         ValueError: the shapes match neither form.
     """
-    right = right_answers(preds, targets).float()
-    if not are_scores_of_yes(preds, targets):
-        return right.mean()
+    correct = correct_predictions(preds, targets).float()
+    if not are_binary_scores(preds, targets):
+        return correct.mean()
     n_below, n_zeros, n_signs = signs(preds, targets)
     are_signs = (n_below > 0) & (n_zeros == 0)
-    return torch.where(are_signs, n_signs / right.numel(), right.sum() / (right.numel() - n_below))
+    return torch.where(are_signs, n_signs / correct.numel(), correct.sum() / (correct.numel() - n_below))
 
 
 class Accuracy(AsTheLoss, Sums):
     """`accuracy` over a pass, counted in whole numbers, so it is the same in any order of batches."""
 
     higher_is_better = True
-    added = ("n_right", "n_answers", "signs")
-    n_right: Any = 0
-    n_answers: Any = 0
+    added = ("n_correct", "n_predictions", "signs")
+    n_correct: Any = 0
+    n_predictions: Any = 0
     signs: Any = 0  # of targets in the shape of the scores, see `signs`
 
     def update(self, preds: Tensor, targets: Tensor) -> None:
         scores = preds
         preds, targets = self.read(preds, targets)
-        right = right_answers(preds, targets)
+        correct = correct_predictions(preds, targets)
         if preds.shape == targets.shape:
-            self.n_answers = self.n_answers + right.numel()
-            if are_scores_of_yes(preds, targets):
+            self.n_predictions = self.n_predictions + correct.numel()
+            if are_binary_scores(preds, targets):
                 self.signs = self.signs + signs(scores, targets)
         else:  # numbers of classes
             self.warn_of_two_places(preds, targets)
             counted = targets >= 0 if self.ignored is None else targets != self.ignored
-            right, self.n_answers = right & counted, self.n_answers + counted.sum()
-        self.n_right = self.n_right + right.sum()
+            correct, self.n_predictions = correct & counted, self.n_predictions + counted.sum()
+        self.n_correct = self.n_correct + correct.sum()
 
     def compute(self) -> float:
         """NaN if no target counts."""
         n_below, n_zeros, n_signs = torch.as_tensor(self.signs).expand(3).tolist()  # the pass's wait
         if n_below and not n_zeros:
-            return n_signs / self.n_answers
-        n_right, n_answers = int(self.n_right), int(self.n_answers) - n_below
-        return n_right / n_answers if n_answers else math.nan
+            return n_signs / self.n_predictions
+        n_correct, n_predictions = int(self.n_correct), int(self.n_predictions) - n_below
+        return n_correct / n_predictions if n_predictions else math.nan
 
 
 accuracy.higher_is_better = True  # type: ignore[attr-defined]
@@ -184,8 +184,8 @@ CLASSES_LAST = (
 )
 
 
-def right_answers(preds: Tensor, targets: Tensor) -> Tensor:
-    """Whether each answer of a batch is right; checks the shapes for `accuracy`."""
+def correct_predictions(preds: Tensor, targets: Tensor) -> Tensor:
+    """Which predictions of a batch are correct; checks the shapes for `accuracy`."""
     if preds.shape == targets.shape:
         chosen = (preds > 0).to(targets.dtype) if preds.is_floating_point() else preds
         return chosen == targets
@@ -199,15 +199,15 @@ def right_answers(preds: Tensor, targets: Tensor) -> Tensor:
     )
 
 
-def are_scores_of_yes(preds: Tensor, targets: Tensor) -> bool:
-    """Are they scores for yes or no, whose targets can be below 0?"""
+def are_binary_scores(preds: Tensor, targets: Tensor) -> bool:
+    """Are they binary scores, whose targets can be below 0?"""
     return preds.shape == targets.shape and preds.is_floating_point() and targets.dtype.is_signed
 
 
 def signs(preds: Tensor, targets: Tensor) -> Tensor:
-    """The number of targets below 0, of those that are 0, and of preds on the right side of 0; shape (3,)."""
-    right = (preds > 0) == (targets > 0)
-    return torch.stack([(targets < 0).sum(), (targets == 0).sum(), right.sum()])
+    """The number of targets below 0, of those that are 0, and of preds with the right sign; shape (3,)."""
+    correct = (preds > 0) == (targets > 0)
+    return torch.stack([(targets < 0).sum(), (targets == 0).sum(), correct.sum()])
 
 
 def known_classes(

@@ -31,16 +31,16 @@ CLASSES = (F.cross_entropy, F.nll_loss)
 TAKES_WHOLE = (F.poisson_nll_loss, F.soft_margin_loss)
 PROMOTES = (F.mse_loss, F.l1_loss, F.smooth_l1_loss)
 
-# losses of no and yes that compute a wrong number for other targets: which are wrong, and what to write
+# binary losses that compute a wrong number for other targets: which are wrong, and what to write
 RANGES: dict[Any, tuple[Callable[[Tensor], Any], str]] = {
     F.binary_cross_entropy_with_logits: (
         lambda targets: ((targets < 0) | (targets > 1)).any(),
-        "0 for no and 1 for yes: write (targets + 1) / 2 for -1 and 1, or use soft_margin_loss. For targets "
+        "0 and 1: write (targets + 1) / 2 for -1 and 1, or use soft_margin_loss. For targets "
         "that should not count, write a loss that leaves them out",
     ),
     F.soft_margin_loss: (
         lambda targets: (targets == 0).any() and not (targets < 0).any(),
-        "-1 for no and 1 for yes: write targets * 2 - 1 for 0 and 1, or use binary_cross_entropy_with_logits",
+        "-1 and 1: write targets * 2 - 1 for 0 and 1, or use binary_cross_entropy_with_logits",
     ),
 }
 
@@ -103,7 +103,7 @@ def element_problems(preds: Tensor, targets: Tensor, known: Callable[..., Any]) 
 
 
 def range_problems(targets: Tensor, known: Callable[..., Any]) -> Iterator[Exception]:
-    """Targets outside the range of a loss of yes and no, which computes a number for them all the same."""
+    """Targets outside the range of a binary loss, which computes a number for them all the same."""
     is_wrong, takes = RANGES[known]
     if not targets.numel() or not bool(is_wrong(targets)):
         return

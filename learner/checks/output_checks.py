@@ -87,8 +87,8 @@ def metric_problems(learn: FullLearner) -> Iterator[Exception]:
         learn.reported.add("metrics of probabilities")
         yield LearnerWarning(
             f"the model returns probabilities (sigmoid), and {', '.join(names)} cannot know it from a loss "
-            "of your own, so that numbers above 0 mean yes. Pass a metric that expects probabilities, such "
-            "as a function that returns accuracy(preds - 0.5, targets)."
+            "of your own, so every number above 0 counts as a prediction of 1. Pass a metric that expects "
+            "probabilities, such as a function that returns accuracy(preds - 0.5, targets)."
         )
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from callbacks.core.warning import warn_renamed
 from callbacks.history.drawing import why_undrawn
 from learner.cli.parser import Parser, Verbs, add_plain_verb, check_output
 from learner.files.run_files import BEST, FINAL, weights_file
@@ -36,7 +37,8 @@ def add_verbs(verbs: Verbs[Parser]) -> None:
     text = "the file to write (default: report.html in the run's folder)"
     report.add_argument("--output", type=Path, metavar="FILE", help=text)
     text = "do not run the model on the validation data for a confusion matrix or residuals"
-    report.add_argument("--no-answers", action="store_true", help=text)
+    report.add_argument("--no-predictions", action="store_true", help=text)
+    report.add_argument("--no-answers", action="store_true", help=argparse.SUPPRESS)  # the former name
     report.set_defaults(function=do_report)
     text = "compare the results, curves and settings of runs"
     compare_verb = add_plain_verb(verbs, "compare", text)
@@ -63,7 +65,10 @@ def do_report(options: argparse.Namespace) -> int:
     check_output(options.output)
     with mistaken(ValueError):
         record = record_of_folder(options.run)
-    learn = None if options.no_answers or not record.rows else learner_of(record)
+    if options.no_answers:
+        warn_renamed("--no-answers", "--no-predictions")
+    is_left_out = options.no_predictions or options.no_answers or not record.rows
+    learn = None if is_left_out else learner_of(record)
     write(made(record, learn), options.output or options.run / "report.html")
     for reason in record.missing:
         print(f"left out: {reason}")
@@ -77,7 +82,7 @@ def learner_of(record: Record) -> Learner | None:
     try:
         return open_run(folder, "best" if has_best else "final" if has_final else "checkpoint")
     except Exception as error:  # noqa: BLE001 - the code of the run may raise anything; the rest is a report
-        record.missing.append(f"Answers on the validation data: {first_line(error)}")
+        record.missing.append(f"Predictions on the validation data: {first_line(error)}")
         return None
 
 

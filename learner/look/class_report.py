@@ -63,10 +63,10 @@ class ClassReport:
 def class_report(counts: Tensor, classes: Sequence[Any], *, is_multilabel: bool) -> ClassReport:
     """Precision, recall, F1 and support from a confusion matrix, or from one for each label."""
     if is_multilabel:
-        right, answers, targets = counts[:, 1, 1], counts[:, :, 1].sum(1), counts[:, 1].sum(1)
+        true_positives, predicted, actual = counts[:, 1, 1], counts[:, :, 1].sum(1), counts[:, 1].sum(1)
     else:
-        right, answers, targets = counts.diagonal(), counts.sum(0), counts.sum(1)
-    columns = [each.tolist() for each in (right, answers, targets)]
+        true_positives, predicted, actual = counts.diagonal(), counts.sum(0), counts.sum(1)
+    columns = [each.tolist() for each in (true_positives, predicted, actual)]
     table = [scores(*numbers) for numbers in zip(*columns, strict=True)]
     report = ClassReport(dict(zip(classes, table, strict=True)))
     report.totals["mean"] = mean_of(table, [1] * len(table))
@@ -89,22 +89,22 @@ def mean_of(table: Sequence[dict[str, float]], weights: Sequence[float]) -> dict
     return {**means, "support": sum(row["support"] for row in table)}
 
 
-def scores(right: int, answers: int, targets: int) -> dict[str, float]:
-    """The scores of one class; 0 where a denominator is 0, as in scikit-learn."""
+def scores(true_positives: int, predicted: int, actual: int) -> dict[str, float]:
+    """The scores of one class, from its positives; 0 where a denominator is 0, as in scikit-learn."""
     return {
-        "precision": right / max(answers, 1),
-        "recall": right / max(targets, 1),
-        "f1": 2 * right / max(answers + targets, 1),
-        "support": targets,
+        "precision": true_positives / max(predicted, 1),
+        "recall": true_positives / max(actual, 1),
+        "f1": 2 * true_positives / max(predicted + actual, 1),
+        "support": actual,
     }
 
 
-def number_report(answers: Tensor, targets: Tensor, names: Sequence[Any]) -> ClassReport:
+def number_report(predicted: Tensor, targets: Tensor, names: Sequence[Any]) -> ClassReport:
     """Errors of numbers: mean absolute and root mean square error, R2, and bias."""
     rows: dict[Any, dict[str, float]] = {}
     report = ClassReport(rows)
     for n, name in enumerate(names):
-        residuals, own = answers[:, n] - targets[:, n], targets[:, n]
+        residuals, own = predicted[:, n] - targets[:, n], targets[:, n]
         spread = (own - own.mean()).square().mean().item()
         error = residuals.square().mean().item()
         rows[name] = {"mae": residuals.abs().mean().item(), "rmse": error**0.5}

@@ -1,4 +1,4 @@
-"""What a trained model gets right and wrong."""
+"""The predictions of a trained model, correct and wrong ones."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from torch import Tensor
 
 from callbacks.core.foreign_names import INTERPRETATION_WORDS
 from callbacks.core.settings import check_count, is_number
+from callbacks.core.warning import Renamed
 from learner.inference.get_preds import get_preds
 from learner.inference.item_losses import with_items
 from learner.inference.kept_part import Keep
-from learner.look import answer_pictures, item_pictures
-from learner.look.answers import Answers, Kind, answers_of
+from learner.look import item_pictures, prediction_pictures
 from learner.look.class_report import ClassReport, class_report, number_report
+from learner.look.decoding import Decoded, Kind, decode
 from learner.look.masks import draw_masks, wrong_pixels
 from learner.messages.keywords import suggest_keywords
 from learner.messages.missing_attributes import hints
@@ -41,7 +42,7 @@ class TopLosses(NamedTuple):
         losses: shape (k,).
         indices: their places in the loader's order, from 0.
         inputs: what the model took; None with `inputs=False`.
-        targets: what was right.
+        targets: what the model should have predicted.
         preds: the model's outputs.
     """
 
@@ -69,7 +70,7 @@ class Interpretation:
             has them.
         target: a function that chooses or changes the targets, if they are not one tensor.
         kind: `"classes"`, `"labels"` or `"numbers"`, if shapes and types do not show it.
-        threshold: the score above which an answer is yes; by default 0 for logits, 0.5 for probabilities.
+        threshold: the score above which the prediction is 1; by default 0 for logits, 0.5 for probabilities.
         ignore_index: targets with this number do not count; by default that of the loss.
         inputs: keep the inputs in memory, for `top_losses` and `plot_top_losses`.
         losses: compute the loss of each item; pass False if single items have no loss.
@@ -78,7 +79,7 @@ class Interpretation:
         losses: the loss of each item, shape (items,), float32; None with `losses=False`.
         preds, targets, inputs: of all items, on the CPU.
         kind: what the targets are.
-        answers: class indices, 0 and 1, or numbers, in the targets' shape.
+        predicted: the predicted class indices, 0 and 1, or numbers, in the targets' shape.
         classes: the names.
 
     Raises:
@@ -115,28 +116,30 @@ class Interpretation:
         self.losses = found.pop().float() if losses else None
         self.inputs = item_pictures.single(found.pop()) if inputs else None
         self.preds, self.targets = found[0], found[1] if target is None else target(found[1])
-        self._found = answers_of(self.preds, self.targets, learn.loss_func, kind, threshold, ignore_index)
-        self.kind, self.answers = self._found.kind, self._found.answers
+        self._decoded = decode(self.preds, self.targets, learn.loss_func, kind, threshold, ignore_index)
+        self.kind, self.predicted = self._decoded.kind, self._decoded.predicted
         self.preds = with_items(self.preds, self.targets)
-        check_inside(self._found)
-        self.classes = names_of(classes, learn.data.valid if loader is None else loader, self._found)
+        check_inside(self._decoded)
+        self.classes = names_of(classes, learn.data.valid if loader is None else loader, self._decoded)
+
+    answers = Renamed("predicted")
 
     def confusion_matrix(self) -> Tensor:
         """How often each class was predicted for the items of each class.
 
         Returns:
-            Counts, shape (classes, classes), int64: the row is the target, the column the answer. For labels
-            shape (labels, 2, 2), one such table for each.
+            Counts, shape (classes, classes), int64: rows are targets, columns predictions. For labels shape
+            (labels, 2, 2), one such table for each.
 
         Raises:
             ValueError: the targets are numbers.
         """
         self._check("confusion_matrix", "classes", "labels")
-        n_classes = self._found.n_classes
+        n_classes = self._decoded.n_classes
         if self.kind == "classes":
-            return counts_of(*self._found.counted, n_classes)
-        columns = self.answers.reshape(-1, n_classes), self._found.targets.reshape(-1, n_classes)
-        counted = self._found.is_counted
+            return counts_of(*self._decoded.counted, n_classes)
+        columns = self.predicted.reshape(-1, n_classes), self._decoded.targets.reshape(-1, n_classes)
+        counted = self._decoded.is_counted
         tables = []
         for n in range(n_classes):
             kept = slice(None) if counted is None else counted.reshape(-1, n_classes)[:, n]
@@ -149,12 +152,12 @@ class Interpretation:
         The precision of a class that was never predicted is 0, and a line below the table explains this.
         """
         if self.kind == "numbers":
-            return number_report(self.answers, self._found.targets, self.classes)
+            return number_report(self.predicted, self._decoded.targets, self.classes)
         return class_report(self.confusion_matrix(), self.classes, is_multilabel=self.kind == "labels")
 
     @suggest_keywords
     def most_confused(self, min_count: int = 1) -> list[tuple[Any, Any, int]]:
-        """The pairs of classes that are confused most often, such as `(target, answer, count)`.
+        """The pairs of classes that are confused most often, such as `(target, predicted, count)`.
 
         Args:
             min_count: leave out rarer pairs.
@@ -188,19 +191,19 @@ class Interpretation:
 
     @suggest_keywords
     def plot_confusion_matrix(self, *, ax: Axes | None = None) -> Axes:
-        """Draw the confusion matrix: right answers in blue, errors in red, each as a share of its target.
+        """Draw the confusion matrix: correct predictions in blue, errors in red, as shares of the target.
 
-        If there are several labels per item, each row is a label, with its numbers of right and wrong
-        answers.
+        If there are several labels per item, each row is a label, with its numbers of true and false
+        positives and negatives.
         """
         counts = self.confusion_matrix()
         if self.kind == "labels":
-            return answer_pictures.plot_labels(counts, self.classes, ax)
-        return answer_pictures.plot_classes(counts, self.classes, ax)
+            return prediction_pictures.plot_labels(counts, self.classes, ax)
+        return prediction_pictures.plot_classes(counts, self.classes, ax)
 
     @suggest_keywords
     def plot_top_losses(self, k: int = 9, *, show: item_pictures.Show | None = None) -> Figure:
-        """Draw the inputs of the items with the largest losses, with answer, target and loss.
+        """Draw the inputs of the items with the largest losses, with prediction, target and loss.
 
         Classes of pixels are drawn over their image, and those that are wrong in red.
 
@@ -214,24 +217,24 @@ class Interpretation:
         if self.inputs is None:
             raise ValueError("plot_top_losses: the inputs were not kept. Leave out inputs=False.")
         top = self.top_losses(k)
-        words = item_pictures.result_titles(self._found, self.classes, top.indices.tolist())
+        words = item_pictures.result_titles(self._decoded, self.classes, top.indices.tolist())
         numbers = zip(words, top.losses.tolist(), top.indices.tolist(), strict=True)
         titles = [f"{title}\nloss {loss:.3g}, item {n}" for title, loss, n in numbers]
         figure = item_pictures.draw_items(top.inputs, titles, show, top.targets, top.preds)
         if show is None:
-            wrong = wrong_pixels(self._found, top.indices)
-            draw_masks(figure, self.answers[top.indices], self.classes, wrong)
+            wrong = wrong_pixels(self._decoded, top.indices)
+            draw_masks(figure, self.predicted[top.indices], self.classes, wrong)
         return figure
 
     def plot_residuals(self, *, ax: Axes | None = None) -> Axes:
         """Draw the residuals, prediction minus target, over the predictions; ideally they show no pattern."""
         self._check("plot_residuals", "numbers")
-        return answer_pictures.plot_residuals(self.answers, self._found.targets, self.classes, ax)
+        return prediction_pictures.plot_residuals(self.predicted, self._decoded.targets, self.classes, ax)
 
     def plot_predictions(self, *, ax: Axes | None = None) -> Axes:
         """Draw the predictions over the targets; correct ones are on the diagonal."""
         self._check("plot_predictions", "numbers")
-        return answer_pictures.plot_predictions(self.answers, self._found.targets, self.classes, ax)
+        return prediction_pictures.plot_predictions(self.predicted, self._decoded.targets, self.classes, ax)
 
     def _check(self, method: str, *kinds: Kind) -> None:
         """Raise an error if a method has no meaning for these targets."""
@@ -244,36 +247,37 @@ class Interpretation:
 
     def __repr__(self) -> str:
         loss = "" if self.losses is None else f", mean loss {self.losses.mean():.4g}"
-        return f"Interpretation({len(self.answers)} items, {self.kind}{loss}; see report(), top_losses())"
+        return f"Interpretation({len(self.predicted)} items, {self.kind}{loss}; see report(), top_losses())"
 
 
-def counts_of(targets: Tensor, answers: Tensor, n_classes: int) -> Tensor:
+def counts_of(targets: Tensor, predicted: Tensor, n_classes: int) -> Tensor:
     """The confusion matrix of some class indices."""
-    pairs = targets * n_classes + answers
+    pairs = targets * n_classes + predicted
     return torch.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
-def check_inside(found: Answers) -> None:
+def check_inside(decoded: Decoded) -> None:
     """Raise an error for targets that are not classes."""
-    if found.outside is not None and len(found.outside):
+    outside = decoded.outside
+    if outside is not None and len(outside):
         raise ValueError(
-            f"Interpretation: {len(found.outside)} targets are outside the classes 0 to "
-            f"{found.n_classes - 1}, such as {int(found.outside[0])}. Pass ignore_index= if they should not "
-            "count, or give the model more outputs."
+            f"Interpretation: {len(outside)} targets are outside the classes 0 to {decoded.n_classes - 1}, "
+            f"such as {int(outside[0])}. Pass ignore_index= if they should not count, or give the model more "
+            "outputs."
         )
 
 
-def names_of(classes: list[Any] | None, loader: Any, found: Answers) -> list[Any]:
+def names_of(classes: list[Any] | None, loader: Any, decoded: Decoded) -> list[Any]:
     """A name for each class: those that were passed, those of the data set (as torchvision's), or numbers.
 
     Names that are there twice, as in ImageNet, get their numbers.
     """
     if classes is None:
-        classes = item_pictures.known_names(loader, found.n_classes) or list(range(found.n_classes))
-    if len(classes) != found.n_classes:
+        classes = item_pictures.known_names(loader, decoded.n_classes) or list(range(decoded.n_classes))
+    if len(classes) != decoded.n_classes:
         raise ValueError(
-            f"Interpretation(classes={classes!r}): {len(classes)} names for {found.n_classes} {found.kind}. "
-            "Pass a list with a name for each, in the order of their numbers."
+            f"Interpretation(classes={classes!r}): {len(classes)} names for {decoded.n_classes} "
+            f"{decoded.kind}. Pass a list with a name for each, in the order of their numbers."
         )
     counts = Counter(map(str, classes))
     return [name if counts[str(name)] == 1 else f"{name} ({n})" for n, name in enumerate(classes)]

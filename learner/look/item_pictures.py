@@ -13,7 +13,7 @@ from torch import Tensor
 
 from callbacks.history.drawing import INK, line_style, new_axes, new_panels
 from learner.data.tensors import describe
-from learner.look.answers import Answers
+from learner.look.decoding import Decoded
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ def draw_items(
     """Draw a panel per item, or one table if the items are rows of a table.
 
     `inputs` are joined: a tensor, list, or a tuple or mapping of them. `show` draws one item with its target
-    and prediction; by default by its type. The first line of a title is the answer or the target.
+    and prediction; by default by its type. The first line of a title is the prediction or the target.
     """
     n_items = len(titles)
     if show is not None and not callable(show):
@@ -220,21 +220,22 @@ def over(nest: Any, function: Callable[[Any], Any]) -> Any:
     return function(nest) if isinstance(nest, (Tensor, np.ndarray, list)) else nest
 
 
-def result_titles(found: Answers, classes: Sequence[Any], chosen: Sequence[int]) -> list[str]:
-    """The answer for each chosen item, with the target if it is another one."""
-    if found.kind == "classes" and found.answers.ndim > 1:  # of pixels or tokens
-        counts = torch.ones_like(found.answers) if found.is_counted is None else found.is_counted
-        right = (found.answers == found.targets) & counts.bool()
-        return [f"{100 * right[n].sum() / counts[n].sum().clamp_min(1):.0f} % right" for n in chosen]
+def result_titles(decoded: Decoded, classes: Sequence[Any], chosen: Sequence[int]) -> list[str]:
+    """The prediction for each chosen item, with the target if they differ."""
+    predicted, targets, kind = decoded.predicted, decoded.targets, decoded.kind
+    if kind == "classes" and predicted.ndim > 1:  # of pixels or tokens
+        counts = torch.ones_like(predicted) if decoded.is_counted is None else decoded.is_counted
+        correct = (predicted == targets) & counts.bool()
+        return [f"{100 * correct[n].sum() / counts[n].sum().clamp_min(1):.0f} % correct" for n in chosen]
     titles = []
     for n in chosen:
-        answer, target = (in_words(each[n], found.kind, classes) for each in (found.answers, found.targets))
-        titles.append(answer if answer == target else f"{answer} (target: {target})")
+        title, target = (in_words(each[n], kind, classes) for each in (predicted, targets))
+        titles.append(title if title == target else f"{title} (target: {target})")
     return titles
 
 
 def in_words(value: Tensor, kind: str, classes: Sequence[Any]) -> str:
-    """One answer or target."""
+    """One prediction or target."""
     if kind == "classes":
         return name_of(int(value), classes) if value.ndim == 0 else ""
     if kind == "labels":

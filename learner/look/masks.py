@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from callbacks.history.drawing import INK, VERMILLION
-from learner.look.answers import Answers
+from learner.look.decoding import Decoded
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +27,7 @@ def draw_masks(figure: Figure, masks: Any, names: Sequence[Any] | None, wrong: T
         figure: of `draw_items`.
         masks: class indices of the items, shape (items, height, width) or (items, 1, height, width).
         names: of the classes, or None.
-        wrong: the pixels with a wrong answer, of the same shape; they are drawn in red.
+        wrong: the pixels with a wrong prediction, of the same shape; they are drawn in red.
     """
     if not isinstance(masks, Tensor) or masks.ndim < 3 or not (masks == masks.round()).all():
         return
@@ -86,9 +86,9 @@ def explain_colours(
     )
 
 
-def wrong_pixels(found: Answers, chosen: Any) -> Tensor | None:
-    """Where the answers differ from targets that count, shape (chosen, ...); None unless they are classes."""
-    if found.kind != "classes" or found.answers.ndim < 3:
+def wrong_pixels(decoded: Decoded, chosen: Any) -> Tensor | None:
+    """Where predictions differ from targets that count, shape (chosen, ...); None unless they are classes."""
+    if decoded.kind != "classes" or decoded.predicted.ndim < 3:
         return None
-    wrong = found.answers != found.targets
-    return (wrong if found.is_counted is None else wrong & found.is_counted)[chosen]
+    wrong = decoded.predicted != decoded.targets
+    return (wrong if decoded.is_counted is None else wrong & decoded.is_counted)[chosen]

@@ -1,4 +1,4 @@
-"""Pictures of a batch, without and with the model's answers."""
+"""Pictures of a batch, without and with the model's predictions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from learner.inference.gathering import copied
 from learner.inference.kept_part import Keep, part_of
 from learner.inference.one_item import unchanged
 from learner.inference.predictions import loader_or_valid, predicting
-from learner.look.answers import answers_of, ignored_by
+from learner.look.decoding import decode, ignored_by
 from learner.look.item_pictures import (
     MAX_NUMBERS,
     Show,
@@ -88,10 +88,10 @@ def show_results(
     show: Show | None = None,
     keep: Keep = None,
 ) -> Figure:
-    """Draw the first items of the first validation batch with the model's answers.
+    """Draw the first items of the first validation batch with the model's predictions.
 
-    If the answer differs from the target, the title shows both. Classes of pixels are drawn over their image,
-    and those that are wrong in red.
+    If a prediction differs from the target, the title shows both. Predicted classes of pixels are drawn over
+    their image, and wrong ones in red.
 
     Args:
         learn: the learner, which stays as it is.
@@ -119,14 +119,14 @@ def show_results(
     if show is not None:
         return draw_items(parts[0], [""] * len(chosen), show, *parts[1:])
     try:
-        found = answers_of(preds, targets, learn.loss_func)
+        decoded = decode(preds, targets, learn.loss_func)
     except (TypeError, ValueError) as error:
         error.add_note("To draw them yourself: show_results(show=f), with def f(ax, inputs, target, pred).")
         raise
-    names = known_names(loader, found.n_classes) if classes is None else as_names("show_results", classes)
-    words = result_titles(found, names or range(found.n_classes), chosen)
+    names = known_names(loader, decoded.n_classes) if classes is None else as_names("show_results", classes)
+    words = result_titles(decoded, names or range(decoded.n_classes), chosen)
     figure = draw_items(parts[0], words, None)
-    draw_masks(figure, found.answers[: len(chosen)], names, wrong_pixels(found, slice(len(chosen))))
+    draw_masks(figure, decoded.predicted[: len(chosen)], names, wrong_pixels(decoded, slice(len(chosen))))
     return figure
 
 

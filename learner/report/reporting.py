@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.core.settings import check_switches
+from callbacks.core.warning import renamed_arguments
 from callbacks.history.paths import as_path, replacing
 from learner.messages.keywords import suggest_keywords
-from learner.report.answers_section import answers_section
+from learner.report.predictions_section import predictions_section
 from learner.report.records import Record, record_of_learner
 from learner.report.run_page import run_page
 from learner.state.protocol import FullLearner
@@ -43,8 +44,9 @@ class RunReport:
         return f'<iframe title="report" style="{style}" srcdoc="{escape(self.html)}"></iframe>'
 
 
+@renamed_arguments(answers="predictions")
 @suggest_keywords
-def report(learn: FullLearner, path: str | Path | None = None, *, answers: bool = True) -> RunReport:
+def report(learn: FullLearner, path: str | Path | None = None, *, predictions: bool = True) -> RunReport:
     """Report what was trained, with its result, curves, settings and environment, as one HTML page.
 
     The page needs no network, because it contains its pictures and style. The learner is not changed.
@@ -52,11 +54,11 @@ def report(learn: FullLearner, path: str | Path | None = None, *, answers: bool 
     Args:
         learn: the learner.
         path: the file to write, such as `"report.html"`; None writes nothing, and a notebook shows the page.
-        answers: run the model on the validation data, for a confusion matrix or residuals.
+        predictions: run the model on the validation data, for a confusion matrix or residuals.
     """
-    check_switches("report", answers=answers)
+    check_switches("report", predictions=predictions)
     path = None if path is None else page_path("report", path)
-    return made(record_of_learner(learn), learn if answers else None, path)
+    return made(record_of_learner(learn), learn if predictions else None, path)
 
 
 def page_path(owner: str, path: Any) -> Path:
@@ -69,6 +71,6 @@ def page_path(owner: str, path: Any) -> Path:
 
 def made(record: Record, learn: FullLearner | None, path: str | Path | None = None) -> RunReport:
     """The report of a record, written to a file if there is one; `learn` has the weights of the run."""
-    answers = "" if learn is None or not record.rows else answers_section(learn, record.missing)
-    found = RunReport(run_page(record, answers))
+    predictions = "" if learn is None or not record.rows else predictions_section(learn, record.missing)
+    found = RunReport(run_page(record, predictions))
     return found if path is None else found.save(path)

@@ -25,14 +25,14 @@ MAX_PICTURES = 40
 MAX_ROWS = 1000  # epochs in the table
 
 
-def run_page(record: Record, answers: str = "") -> str:
-    """The page of a run as HTML, with a section about the answers of the model."""
+def run_page(record: Record, predictions: str = "") -> str:
+    """The page of a run as HTML, with a section about the predictions of the model."""
     name = "" if record.name in record.title else record.name
     lead = f'<p class="dim">{escape(" · ".join(filter(None, [name, *headline(record)])))}</p>'
     sections = [
         result_section(record),
         curves_section(record),
-        answers,
+        predictions,
         section("Pictures", pictures(record)),
         section("What was trained", settings(record)),
         section("Cost and environment", environment(record)),

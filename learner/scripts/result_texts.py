@@ -61,18 +61,18 @@ class Accuracy:
     """The share of items that are classified correctly."""
 
     def __init__(self):
-        self.n_right, self.n_items = 0, 0
+        self.n_correct, self.n_items = 0, 0
 
     def update(self, preds: torch.Tensor, targets: torch.Tensor) -> None:
         if preds.shape == targets.shape:
-            right = YES_OR_NO
+            correct = BINARY
         else:
-            right = OF_CLASSES
-        self.n_right = self.n_right + right.sum()
-        self.n_items += right.numel()
+            correct = OF_CLASSES
+        self.n_correct = self.n_correct + correct.sum()
+        self.n_items += correct.numel()
 
     def compute(self) -> float:
-        return int(self.n_right) / self.n_items
+        return int(self.n_correct) / self.n_items
 '''
 
 SQUARES = '''
@@ -133,18 +133,18 @@ def accuracy(loss_func: Any, targets: Any) -> str:
     seen = targets if isinstance(targets, Tensor) else torch.zeros(0)
     reads = AsTheLoss()
     reads.follow(loss_func)
-    yes_or_no = f"(preds > {reads.middle:g} if preds.is_floating_point() else preds) == targets"
+    binary = f"(preds > {reads.threshold:g} if preds.is_floating_point() else preds) == targets"
     of_classes = "preds.argmax(1) == targets"
     if reads.is_one_hot and seen.is_floating_point() and seen.ndim > 1:
-        yes_or_no = "preds.argmax(1) == targets.argmax(1)"
+        binary = "preds.argmax(1) == targets.argmax(1)"
     elif seen.is_floating_point() and bool((seen < 0).any()):
-        yes_or_no = "(preds > 0) == (targets > 0)"
-        yes_or_no = f"({yes_or_no})[targets >= 0]" if bool((seen == 0).any()) else yes_or_no
+        binary = "(preds > 0) == (targets > 0)"
+        binary = f"({binary})[targets >= 0]" if bool((seen == 0).any()) else binary
     elif reads.ignored is None and bool((seen < 0).any()):
         of_classes = f"({of_classes})[targets >= 0]"
     elif reads.ignored is not None and bool((seen == reads.ignored).any()):
         of_classes = f"({of_classes})[targets != {reads.ignored}]"
-    return ACCURACY.replace("YES_OR_NO", yes_or_no).replace("OF_CLASSES", of_classes)
+    return ACCURACY.replace("BINARY", binary).replace("OF_CLASSES", of_classes)
 
 
 def squares(name: str, title: str, end: str = "") -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import html
 import textwrap
-import warnings
 from dataclasses import dataclass
 from statistics import mean, median
 from typing import Any
 
 from callbacks.core.contract import OPERATIONS
 from callbacks.core.settings import check_count
+from callbacks.core.warning import Renamed
 from callbacks.history.tables import html_table
 from learner.checks.process_checks import ranks_of
 from learner.state.protocol import FullLearner
@@ -66,16 +66,7 @@ class StepCost:
     device: str
     remedy: str | None
 
-    @property
-    def plugins(self) -> dict[str, CallbackCost]:  # vocabulary: quoted
-        """The old name of `callbacks`."""
-        warnings.warn(
-            "StepCost.plugins is called StepCost.callbacks now; "  # vocabulary: quoted
-            "the old name disappears in 0.3.0.",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        return self.callbacks
+    plugins = Renamed("callbacks")  # vocabulary: quoted
 
     @property
     def over_bare(self) -> float | None:

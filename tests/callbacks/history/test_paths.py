@@ -58,7 +58,7 @@ def test_a_link_to_a_file_stays_a_link_when_the_file_is_written_again(learn, tmp
         "b.csv": learn.history.to_csv,
         "c.npy": lambda path: learn.get_preds(to=path),
         "d.safetensors": learn.export,
-        "e.html": lambda path: learn.report(path, answers=False),
+        "e.html": lambda path: learn.report(path, predictions=False),
     }
     for name, write in writers.items():
         (tmp_path / "disk").mkdir(exist_ok=True)

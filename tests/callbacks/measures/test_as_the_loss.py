@@ -42,9 +42,9 @@ def brier(preds, targets):
 def test_probabilities_above_a_half_mean_yes_under_a_loss_of_probabilities(loss):
     model = net(1, nn.Sigmoid())
     found = learner_of(model, loss, YES, accuracy, F1(), Precision, Recall()).validate()
-    answers = model(X) > 0.5
-    assert found["valid_accuracy"] == pytest.approx((answers == YES).float().mean().item())
-    assert found["valid_f1"] == pytest.approx(f1_score(YES, answers))
+    predicted = model(X) > 0.5
+    assert found["valid_accuracy"] == pytest.approx((predicted == YES).float().mean().item())
+    assert found["valid_f1"] == pytest.approx(f1_score(YES, predicted))
 
 
 def test_logits_above_0_mean_yes_under_a_loss_of_logits():
@@ -57,9 +57,9 @@ def test_logits_above_0_mean_yes_under_a_loss_of_logits():
 def test_probabilities_of_classes_as_targets_are_compared_by_their_largest():
     model, targets = net(3), F.one_hot(CLASSES, 3) * 0.9 + 0.1 / 3
     found = learner_of(model, F.cross_entropy, targets, accuracy, F1("macro")).validate()
-    answers = model(X).argmax(1)
-    assert found["valid_accuracy"] == pytest.approx((answers == CLASSES).float().mean().item())
-    assert found["valid_f1"] == pytest.approx(f1_score(CLASSES, answers, average="macro"))
+    predicted = model(X).argmax(1)
+    assert found["valid_accuracy"] == pytest.approx((predicted == CLASSES).float().mean().item())
+    assert found["valid_f1"] == pytest.approx(f1_score(CLASSES, predicted, average="macro"))
 
 
 @pytest.mark.parametrize("loss", [F.binary_cross_entropy_with_logits, nn.BCELoss()], ids=["logits", "shares"])

@@ -26,7 +26,7 @@ AVERAGES = ["macro", "micro", None]
 
 
 def classes(sizes, seed, n_classes=5, n_used=5, tied=False, shape=()):
-    """Batches of scores and class indices, of which only the first `n_used` are answered or asked for."""
+    """Batches of scores and class indices, of which only the first `n_used` are predicted or are targets."""
     generator = torch.Generator().manual_seed(seed)
     preds = torch.randn(sum(sizes), n_classes, *shape, generator=generator)
     preds[:, n_used:] -= 100
@@ -92,7 +92,7 @@ def test_micro_is_accuracy():
         assert over(metric("micro"), batches) == pytest.approx(float(accuracy(*joined(batches))))
 
 
-def test_ignored_answers_do_not_count_as_yes_or_no():
+def test_ignored_targets_do_not_count():
     preds, targets = torch.tensor([1.0, 1.0, -1.0, 1.0]), torch.tensor([1, 0, 1, -1])
     for metric in COUNTS:
         assert over(metric(ignore_index=-1), [(preds, targets)]) == over(metric(), [(preds[:3], targets[:3])])
@@ -106,7 +106,7 @@ def test_binary_with_more_classes_is_refused_and_the_error_lists_the_averages(me
 
 
 @pytest.mark.parametrize("average", AVERAGES)
-def test_yes_or_no_in_another_average_is_refused(average):
+def test_binary_targets_with_another_average_are_refused(average):
     with pytest.raises(ValueError, match=r"Use F1\('binary'\), or pass scores"):
         F1(average).update(torch.zeros(3), torch.zeros(3))
 
@@ -284,11 +284,11 @@ def test_targets_beyond_the_classes_are_reported_when_the_pass_ends(metric, numb
 
 @pytest.mark.parametrize("preds", [torch.zeros(3), torch.zeros(3).long()])
 @pytest.mark.parametrize("metric", COUNTS)
-def test_targets_that_are_neither_yes_nor_no_are_reported(metric, preds):
+def test_targets_that_are_neither_0_nor_1_are_reported(metric, preds):
     with pytest.raises(ValueError, match="1 targets of the pass are not in the classes 0 to 1"):
         over(metric(), [(preds, torch.tensor([0.0, 0.5, 1.0]))])
 
 
-def test_answers_that_are_neither_yes_nor_no_are_reported():
+def test_predictions_that_are_neither_0_nor_1_are_reported():
     with pytest.raises(ValueError, match="not in the classes 0 to 1"):
         over(F1(), [(torch.tensor([0, 2]), torch.tensor([0, 1]))])

@@ -43,7 +43,7 @@ from learner.recipes.writer import learner_to_recipe
 SIZES = (7, 7, 7, 2, 5, 1)  # of the batches: uneven, one of a single item
 
 NUMBERS = [MSE, RMSE, MAE, R2, ExplainedVariance, PearsonCorr]  # of preds and targets (items, 3)
-YES_OR_NO = [AUROC, F1, Accuracy]  # of (items,) and (items,)
+BINARY = [AUROC, F1, Accuracy]  # of (items,) and (items,)
 CLASSES = [  # of scores (items, 3) and class indices (items,)
     Accuracy,
     partial(TopKAccuracy, 2),
@@ -54,7 +54,7 @@ CLASSES = [  # of scores (items, 3) and class indices (items,)
     MeanReciprocalRank,
     partial(NDCG, 2),
 ]
-KINDS = {"numbers": NUMBERS, "yes or no": YES_OR_NO, "classes": CLASSES}
+KINDS = {"numbers": NUMBERS, "binary": BINARY, "classes": CLASSES}
 ALL = [(kind, make) for kind, makers in KINDS.items() for make in makers]
 each_metric = pytest.mark.parametrize(
     ("kind", "make"), ALL, ids=[f"{metric_name(make())}, {kind}" for kind, make in ALL]
@@ -63,10 +63,10 @@ each_metric = pytest.mark.parametrize(
 
 def batch(kind: str, n: int, generator: torch.Generator | None = None):
     """Predictions and targets of a kind."""
-    preds = torch.randn((n,) if kind == "yes or no" else (n, 3), generator=generator)
+    preds = torch.randn((n,) if kind == "binary" else (n, 3), generator=generator)
     if kind == "numbers":
         return preds, torch.randn(n, 3, generator=generator)
-    return preds, torch.randint(2 if kind == "yes or no" else 3, (n,), generator=generator)
+    return preds, torch.randint(2 if kind == "binary" else 3, (n,), generator=generator)
 
 
 def test_every_metric_that_is_exported_is_tested_here():
@@ -188,7 +188,7 @@ def test_a_run_saved_between_passes_resumes_with_other_metrics():
 
 
 def test_a_snapshot_in_the_middle_of_a_pass_does_not_grow_with_it():
-    learn = learner("yes or no", AUROC)
+    learn = learner("binary", AUROC)
     metric = learn.metrics[0]
     metric.update(torch.zeros(2), torch.tensor([0, 1]))
     learn.callbacks[Metrics]._passes["train"].is_open = True

@@ -20,7 +20,7 @@ from callbacks.measures.as_metrics import named_metrics
 N_ITEMS = 6
 
 
-def answers(sizes, seed, tied):
+def scored(sizes, seed, tied):
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randn(sum(sizes), generator=generator)
     targets = torch.randint(2, (sum(sizes),), generator=generator)
@@ -50,13 +50,13 @@ def theirs_over(metric, batches):
 @settings(max_examples=60, deadline=None)
 @given(sizes=SIZES, seed=SEEDS, tied=st.booleans())
 def test_auroc_equals_that_of_scikit_learn_also_with_ties(sizes, seed, tied):
-    batches = answers(sizes, seed, tied)
+    batches = scored(sizes, seed, tied)
     scores, targets = joined(batches)
     assert over(AUROC(), batches) == pytest.approx(roc_auc_score(targets, scores), abs=1e-12)
 
 
 def test_auroc_equals_that_of_torchmetrics_from_logits_probabilities_columns_and_two_scores():
-    batches = answers([7, 0, 5, 1], 0, tied=True)
+    batches = scored([7, 0, 5, 1], 0, tied=True)
     scores, targets = joined(batches)
     expected = pytest.approx(BinaryAUROC()(scores.sigmoid(), targets).item(), abs=1e-6)
     two = torch.stack((1 - scores, scores), 1)

@@ -209,7 +209,7 @@ def test_the_rate_at_the_end_of_training_is_written_where_the_optimizer_has_one(
     assert regress().results["lr"] == 0.1
 
 
-def test_the_same_right_answers_in_other_batches_give_the_same_accuracy():
+def test_the_same_correct_predictions_in_other_batches_give_the_same_accuracy():
     """Means of float32 batch means differ in their last digits; counts do not."""
     scores = torch.eye(2)[torch.arange(200) % 2]
     targets = torch.where(torch.arange(200) < 131, torch.arange(200) % 2, 1 - torch.arange(200) % 2)

@@ -103,7 +103,7 @@ def test_accuracy_equals_torchmetrics_on_uneven_batches(sizes, seed):
     assert learn.validate()["valid_accuracy"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_accuracy_takes_logits_for_yes_or_no_class_numbers_and_segmentation_scores():
+def test_accuracy_takes_binary_logits_class_numbers_and_segmentation_scores():
     assert accuracy(torch.tensor([1.0, -1.0, 3.0]), torch.tensor([1, 1, 0])) == pytest.approx(1 / 3)
     assert accuracy(torch.tensor([2, 1, 0]), torch.tensor([2, 2, 0])) == pytest.approx(2 / 3)
     scores = torch.eye(4).reshape(1, 4, 2, 2)  # the pixels' classes are 0, 1, 2, 3

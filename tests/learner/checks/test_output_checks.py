@@ -50,13 +50,13 @@ WRONG = {
         "sigmoid",
     ),
     "sigmoid for classes": (lambda: net(nn.Sigmoid()), F.cross_entropy, CLASSES, "leave the sigmoid out"),
-    "sigmoid for shares of classes": (
+    "sigmoid for probabilities of classes": (
         lambda: net(nn.Sigmoid()),
         nn.CrossEntropyLoss(),
         torch.full((8, 2), 0.5),
         "use binary_cross_entropy",
     ),
-    "logarithms for yes and no": (
+    "logarithms for a binary loss": (
         lambda: net(nn.LogSoftmax(1)),
         nn.BCEWithLogitsLoss(),
         F.one_hot(CLASSES).float(),

@@ -63,7 +63,7 @@ NO_AND_YES, SIGNS = torch.tensor([[0.0], [1.0], [1.0], [0.0]]), torch.tensor([[-
         (F.soft_margin_loss, NO_AND_YES, "from 0 to 1, but .* takes -1 for no.*write targets \\* 2 - 1"),
         (nn.SoftMarginLoss(), NO_AND_YES.long(), "from 0 to 1, but"),
     ],
-    ids=["signs", "bytes", "no and yes", "whole numbers"],
+    ids=["signs", "bytes", "0 and 1", "whole numbers"],
 )
 def test_targets_that_are_not_the_no_and_yes_of_the_loss_raise_one_warning(loss_func, targets, message):
     learn = learner_of(Data([(torch.randn(4, 1), targets)]), loss_func=loss_func)

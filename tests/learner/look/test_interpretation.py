@@ -14,10 +14,10 @@ from learner import Interpretation, Learner
 def test_confusion_report_and_losses_are_those_of_scikit_learn_and_torch():
     preds, targets = scores()
     found = looked_at(preds, targets, F.cross_entropy, classes=["a", "b", "c", "d"])
-    answers = preds.argmax(1)
-    assert found.confusion_matrix().tolist() == metrics.confusion_matrix(targets, answers).tolist()
+    predicted = preds.argmax(1)
+    assert found.confusion_matrix().tolist() == metrics.confusion_matrix(targets, predicted).tolist()
     report = found.report()
-    expected = metrics.classification_report(targets, answers, output_dict=True)
+    expected = metrics.classification_report(targets, predicted, output_dict=True)
     for n, name in enumerate("abcd"):
         row = expected[str(n)]
         assert report[name]["precision"] == pytest.approx(row["precision"])
@@ -144,11 +144,11 @@ def test_numbers_have_residuals_and_a_report_of_errors():
         found.confusion_matrix()
 
 
-def test_a_picture_shows_the_share_of_right_answers_and_the_most_common_error():
+def test_a_picture_shows_the_share_of_correct_predictions_and_the_most_common_error():
     preds = F.one_hot(torch.tensor([1, 1, 0, 2]), 3).float()
     found = looked_at(preds, torch.tensor([0, 0, 0, 2]), F.cross_entropy, classes=["x", "y", "z"])
     ax = found.plot_confusion_matrix()
-    assert ax.get_title() == "50.0 % right\nmost often wrong: x as y"
+    assert ax.get_title() == "50.0 % correct\nmost common error: x predicted as y"
     assert sorted(text.get_text() for text in ax.texts) == ["1", "1", "2"]
 
 
@@ -160,6 +160,14 @@ def test_long_names_of_classes_fit_into_the_picture():
     title = ax.title.get_window_extent()
     assert title.x0 >= 0
     assert title.x1 <= ax.figure.bbox.width
+
+
+def test_the_former_name_of_the_predicted_values_works_with_a_warning(learn):
+    found = Interpretation(learn)
+    with pytest.warns(
+        DeprecationWarning, match=r"Interpretation\.answers is called Interpretation\.predicted now"
+    ):
+        assert found.answers is found.predicted
 
 
 def test_the_learner_stays_as_it_is(learn):
@@ -207,7 +215,7 @@ def test_scores_that_the_model_has_flattened_are_compared_token_by_token():
     learn = Learner(model, ([(tokens, tokens)], [(tokens, tokens)]), loss_func, SGD)
     found = Interpretation(learn, losses=False)
     assert found.confusion_matrix().tolist() == [[0, 2, 0], [0, 2, 0], [0, 0, 2]]
-    assert found.answers.shape == (2, 3)
+    assert found.predicted.shape == (2, 3)
 
 
 def test_a_report_is_a_table_in_a_notebook():

@@ -49,12 +49,10 @@ def test_the_names_of_the_classes_are_those_of_the_data_set():
     assert Interpretation(learn).classes == ["cat", "dog", "owl"]
 
 
-def test_results_name_the_answer_and_a_target_that_differs():
+def test_results_name_the_prediction_and_a_target_that_differs():
     learn = learner_of(IMAGES)
     pairs = list(zip(learn.predict(IMAGES).argmax(1).tolist(), CLASSES.tolist(), strict=True))
-    expected = [
-        f"{answer}" + (f" (target: {target})" if answer != target else "") for answer, target in pairs
-    ]
+    expected = [f"{pred}" + (f" (target: {target})" if pred != target else "") for pred, target in pairs]
     assert titles_of(learn.show_results()) == expected
 
 
@@ -80,7 +78,7 @@ def test_whole_numbers_are_words_and_a_mask_is_drawn_over_its_image():
     assert [len(ax.images) for ax in learn.show_batch(2).axes] == [2, 2]
 
 
-class Answers(nn.Module):
+class Predicts(nn.Module):
     """Predicts these classes for the pixels, whatever the images."""
 
     def __init__(self, masks):
@@ -104,22 +102,22 @@ def test_a_class_of_pixels_has_one_colour_in_all_pictures_and_the_legend_names_i
     masks = torch.zeros(5, 8, 8, dtype=torch.long)
     masks[0, :2], masks[1, :2], masks[1, 4:] = 1, 1, 2
     (first, second, *_), names = colours_of(
-        learner_of(IMAGES, masks, Answers(masks)).show_batch(3, classes=["none", "disc", "bar"])
+        learner_of(IMAGES, masks, Predicts(masks)).show_batch(3, classes=["none", "disc", "bar"])
     )
     assert (len(first), len(second)) == (1, 2)
     assert first < second
     assert names == ["disc", "bar"]
-    assert colours_of(learner_of(IMAGES, masks, Answers(masks)).show_batch(3))[1] == ["class 1", "class 2"]
+    assert colours_of(learner_of(IMAGES, masks, Predicts(masks)).show_batch(3))[1] == ["class 1", "class 2"]
 
 
 def test_wrong_pixels_have_their_own_colour_and_ignored_pixels_do_not():
     masks = torch.zeros(5, 8, 8, dtype=torch.long)
     masks[0, :2] = 1
-    answers = masks.clone()
-    answers[0, 0], answers[1, 0] = 0, 1  # the second is ignored below
+    predicted = masks.clone()
+    predicted[0, 0], predicted[1, 0] = 0, 1  # the second is ignored below
     masks[1, 0] = 255
     loss = nn.CrossEntropyLoss(ignore_index=255)
-    learn = learner_of(IMAGES, masks, Answers(answers), loss)
+    learn = learner_of(IMAGES, masks, Predicts(predicted), loss)
     for figure in (learn.show_results(3), Interpretation(learn).plot_top_losses(5)):
         assert colours_of(figure)[1] == ["class 1", "wrong"]
     drawn = [len(ax.images) for ax in learn.show_results(2).axes]
@@ -227,7 +225,7 @@ def test_classes_without_an_order_and_a_show_with_other_arguments_are_refused():
     assert "show is called as show(ax, inputs, target, pred)" in caught.value.__notes__
 
 
-def test_answers_that_cannot_be_compared_are_for_a_function_of_yours():
+def test_predictions_that_cannot_be_compared_are_for_a_function_of_yours():
     class Boxes(nn.Module):
         def __init__(self):
             super().__init__()

@@ -80,7 +80,7 @@ LEARNERS = {
     "two_stops": (two_stops, {}),
     "share": (
         partial(stopped_by_accuracy, loss=nn.BCELoss()),
-        {"model": "models.py:Share", "data": "models.py:yes_or_no"},
+        {"model": "models.py:Share", "data": "models.py:binary"},
     ),
     "signs": (
         partial(stopped_by_accuracy, loss=models.hinge),

@@ -158,7 +158,7 @@ def one_batch():
 
 
 class YesOrNo(nn.Module):
-    """A model that answers with one number per item, which is a probability or has a sign."""
+    """A model that returns one number per item, which is a probability or has a sign."""
 
     def __init__(self, is_share: bool = False):
         super().__init__()
@@ -174,7 +174,7 @@ class Share(YesOrNo):
         super().__init__(is_share=True)
 
 
-def yes_or_no(low: float = 0.0):
+def binary(low: float = 0.0):
     inputs, targets = tensors(60)
     targets = low + (1 - low) * (targets == 1)
     parts = list(zip(inputs.split(10), targets.split(10), strict=True))
@@ -182,7 +182,7 @@ def yes_or_no(low: float = 0.0):
 
 
 def signs():
-    return yes_or_no(-1.0)
+    return binary(-1.0)
 
 
 def hinge(preds, targets):

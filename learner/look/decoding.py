@@ -1,4 +1,4 @@
-"""The answers of a model: classes, yes or no for each label, or numbers."""
+"""What a model predicts, decoded from its outputs: classes, 0 or 1 for each label, or numbers."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ Kind = Literal["classes", "labels", "numbers"]
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Answers and targets of the same shape."""
+class Decoded:
+    """Predicted values and targets of the same shape."""
 
     #: `"classes"`: class indices of shape (items, ...). `"labels"`: 0 and 1 of shape (items, labels).
     #: `"numbers"`: of shape (items, outputs)
     kind: Kind
-    answers: Tensor  #: what the model answers
-    targets: Tensor  #: what is right
+    predicted: Tensor
+    targets: Tensor
     n_classes: int  #: number of classes, labels or outputs
     is_counted: Tensor | None = None  #: which targets are counted, of the same shape; None for all
     outside: Tensor | None = None  #: targets that are neither classes nor ignored; None if there are none
 
     @property
     def counted(self) -> tuple[Tensor, Tensor]:
-        """The targets and answers that are counted, shape (count,)."""
+        """The targets and predicted values that are counted, shape (count,)."""
         if self.is_counted is None:
-            return self.targets.flatten(), self.answers.flatten()
-        return self.targets[self.is_counted], self.answers[self.is_counted]
+            return self.targets.flatten(), self.predicted.flatten()
+        return self.targets[self.is_counted], self.predicted[self.is_counted]
 
 
-def answers_of(
+def decode(
     preds: Any,
     targets: Any,
     loss_func: Any,
     kind: Kind | None = None,
     threshold: float | None = None,
     ignore_index: int | None = None,
-) -> Answers:
-    """Turn a model's outputs into answers, by their shapes and types, and by the loss.
+) -> Decoded:
+    """Turn a model's outputs into predicted values, by their shapes and types, and by the loss.
 
     Args:
         preds: scores of shape (items, classes, ...), or logits, probabilities or numbers of the targets'
             shape.
-        targets: class indices of shape (items, ...), 0 and 1, shares of classes, or numbers.
+        targets: class indices of shape (items, ...), 0 and 1, probabilities of classes, or numbers.
         loss_func: the loss, which shows whether scores are probabilities.
         kind: what the targets are, if shapes and types do not show it.
-        threshold: from which score on the answer is yes; by default 0 for logits, 0.5 for probabilities.
+        threshold: the score above which the prediction is 1; by default 0 for logits, 0.5 for probabilities.
         ignore_index: targets with this number do not count; by default that of the loss.
 
     Raises:
@@ -70,18 +70,18 @@ def answers_of(
         kind = kind_of(preds, targets, loss_func)
     if kind == "numbers":
         columns = (each.reshape(len(each), -1).double() for each in (preds, targets))
-        answers, targets = columns
-        return Answers("numbers", answers, targets, answers.shape[1])
+        predicted, targets = columns
+        return Decoded("numbers", predicted, targets, predicted.shape[1])
     if preds.is_floating_point() and targets.is_floating_point() and kind == "classes" and is_soft(targets):
-        return Answers("classes", preds.argmax(1), targets.argmax(1), preds.shape[1])
+        return Decoded("classes", preds.argmax(1), targets.argmax(1), preds.shape[1])
     if preds.is_floating_point():
         preds = preds > (default_threshold(preds, loss_func) if threshold is None else threshold)
-    return yes_or_no(preds.long(), targets, kind, ignore_index)
+    return binary(preds.long(), targets, kind, ignore_index)
 
 
 def classes_of(
     preds: Tensor, targets: Tensor, loss_func: Any, kind: Kind | None, ignore_index: int | None
-) -> Answers:
+) -> Decoded:
     """The class with the highest score, where the classes are dimension 1, or the last one."""
     shape = targets.shape
     if preds.ndim == targets.ndim + 1 and preds.shape[:-1] == targets.shape and not fits(preds, targets):
@@ -100,17 +100,17 @@ def classes_of(
     is_inside = (targets >= 0) & (targets < n_classes)
     outside = targets[(targets != ignored) & ~is_inside]
     is_counted = (is_inside & (targets != ignored)).reshape(shape)
-    answers = preds.argmax(1).reshape(shape)
-    return Answers("classes", answers, targets.reshape(shape), n_classes, is_counted, outside)
+    predicted = preds.argmax(1).reshape(shape)
+    return Decoded("classes", predicted, targets.reshape(shape), n_classes, is_counted, outside)
 
 
-def yes_or_no(answers: Tensor, targets: Tensor, kind: Kind, ignore_index: int | None) -> Answers:
-    """Answers 0 and 1, of one class or of several labels."""
+def binary(predicted: Tensor, targets: Tensor, kind: Kind, ignore_index: int | None) -> Decoded:
+    """Predictions of 0 and 1, for one class or for several labels."""
     is_counted = None if ignore_index is None else targets != ignore_index
-    n_labels = answers.shape[1] if kind == "labels" and answers.ndim > 1 else 2
+    n_labels = predicted.shape[1] if kind == "labels" and predicted.ndim > 1 else 2
     if kind == "classes":
-        n_labels = max(2, int(max(answers.max(), targets.max())) + 1)
-    return Answers(kind, answers, targets.long(), n_labels, is_counted)
+        n_labels = max(2, int(max(predicted.max(), targets.max())) + 1)
+    return Decoded(kind, predicted, targets.long(), n_labels, is_counted)
 
 
 def kind_of(preds: Tensor, targets: Tensor, loss_func: Any) -> Kind:
@@ -128,7 +128,7 @@ def kind_of(preds: Tensor, targets: Tensor, loss_func: Any) -> Kind:
 
 
 def is_soft(targets: Tensor) -> bool:
-    """Are they shares of classes, shape (items, classes), that add up to 1?"""
+    """Are they probabilities of classes, shape (items, classes), that add up to 1?"""
     if not targets.is_floating_point() or targets.ndim < 2 or targets.shape[1] < 2:
         return False
     return bool(((targets.sum(1) - 1).abs() < 1e-3).all() and (targets >= 0).all())
@@ -141,8 +141,8 @@ def fits(preds: Tensor, targets: Tensor) -> bool:
 
 def default_threshold(preds: Tensor, loss_func: Any) -> float:
     """0 for logits, 0.5 for probabilities: scores from 0 to 1 whose loss does not take logits."""
-    are_shares = bool(((preds >= 0) & (preds <= 1)).all())
-    return 0.5 if are_shares and "logit" not in name_of(loss_func) else 0.0
+    are_probabilities = bool(((preds >= 0) & (preds <= 1)).all())
+    return 0.5 if are_probabilities and "logit" not in name_of(loss_func) else 0.0
 
 
 def ignored_by(loss_func: Any) -> int:

@@ -1,4 +1,4 @@
-"""Pictures of answers compared with targets: confusion matrices, residuals, and predictions over targets."""
+"""Pictures of predictions and targets: confusion matrices, residuals, and predictions over targets."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ MAX_POINTS = 5000  # of an output: more cannot be distinguished
 MAX_OUTPUTS = 6
 
 
-def plot_predictions(answers: Tensor, targets: Tensor, names: Sequence[Any], ax: Axes | None) -> Axes:
+def plot_predictions(predicted: Tensor, targets: Tensor, names: Sequence[Any], ax: Axes | None) -> Axes:
     """Predictions over targets, and the diagonal on which they should be."""
     ax = ax or new_axes(5, 4.6)
     low = targets.min().item()
     ax.axline((low, low), slope=1, color=ax.xaxis.label.get_color(), linewidth=3, alpha=0.4, label="exact")
-    draw_points(ax, targets, answers, names)
+    draw_points(ax, targets, predicted, names)
     spread = (targets - targets.mean(0)).square().sum()
-    r2 = 1 - ((answers - targets).square().sum() / spread).item() if spread else math.nan
+    r2 = 1 - ((predicted - targets).square().sum() / spread).item() if spread else math.nan
     ax.set(xlabel="target", ylabel="prediction", title=f"R2 {r2:.3f}" if math.isfinite(r2) else "")
     add_legend(ax)
     return ax
 
 
-def plot_residuals(answers: Tensor, targets: Tensor, names: Sequence[Any], ax: Axes | None) -> Axes:
+def plot_residuals(predicted: Tensor, targets: Tensor, names: Sequence[Any], ax: Axes | None) -> Axes:
     """Prediction minus target over the prediction, and the line at 0."""
     ax = ax or new_axes(6, 4)
-    residuals = answers - targets
+    residuals = predicted - targets
     ax.axhline(0, color=ax.xaxis.label.get_color(), linewidth=3, alpha=0.4, label="exact")
-    draw_points(ax, answers, residuals, names)
+    draw_points(ax, predicted, residuals, names)
     mean, spread = residuals.mean().item(), residuals.std(correction=0).item()
     title = f"mean residual {mean:.3g}, standard deviation {spread:.3g}"
     ax.set(xlabel="prediction", ylabel="residual: prediction - target", title=title)
@@ -63,45 +63,45 @@ def draw_points(ax: Axes, x: Tensor, y: Tensor, names: Sequence[Any]) -> None:
 
 LETTER = 0.08  # inches of width
 MAX_NUMBERED = 25  # classes up to which each cell shows its count
-COLUMNS = ("yes, right", "yes, wrong", "no, wrong", "no, right")
+COLUMNS = ("true positive", "false positive", "false negative", "true negative")
 
 
 def plot_classes(counts: Tensor, classes: Sequence[Any], ax: Axes | None) -> Axes:
-    """Rows are targets, columns answers; right answers in blue, errors in red, as shares of the row."""
+    """Rows are targets, columns predictions; correct ones in blue, errors in red, as shares of the row."""
     n_classes = len(classes)
     side = min(max(3.2, 0.42 * n_classes + 1.6), 10)
     title = headline(counts, classes)
     letters = max(map(len, title.split("\n"))) + max(len(str(each)) for each in classes)
     ax = ax or new_axes(max(side + 0.6, LETTER * letters + 0.6), side)
     shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
-    is_right = torch.eye(n_classes, dtype=torch.bool)
-    errors = shares.masked_fill(is_right, 0)
+    is_correct = torch.eye(n_classes, dtype=torch.bool)
+    errors = shares.masked_fill(is_correct, 0)
     relative = errors / errors.max().clamp_min(1e-12)  # the largest error has the full colour
-    strength = torch.where(is_right, 0.6 + 0.4 * shares, 0.1 + 0.9 * relative.square())
+    strength = torch.where(is_correct, 0.6 + 0.4 * shares, 0.1 + 0.9 * relative.square())
     strength = strength.masked_fill(counts == 0, 0)
-    colours = torch.where(is_right[..., None], rgb(BLUE), rgb(VERMILLION))
+    colours = torch.where(is_correct[..., None], rgb(BLUE), rgb(VERMILLION))
     draw_cells(ax, counts, torch.cat([colours, strength[..., None]], 2), n_classes <= MAX_NUMBERED)
     step = max(1, n_classes // MAX_NUMBERED)
     places = range(0, n_classes, step)
     names = [str(classes[n]) for n in places]
     ax.set_xticks(places, names, rotation=90 if max(map(len, names)) > 3 else 0)
     ax.set_yticks(places, names)
-    ax.set(xlabel="answer", ylabel="target", title=title)
+    ax.set(xlabel="prediction", ylabel="target", title=title)
     ax.title.set_fontsize("medium")
     return ax
 
 
 def headline(counts: Tensor, classes: Sequence[Any]) -> str:
-    """The share of right answers, and the most common error."""
-    right = counts.diagonal().sum().item() / max(counts.sum().item(), 1)
+    """The share of correct predictions, and the most common error."""
+    correct = counts.diagonal().sum().item() / max(counts.sum().item(), 1)
     errors = counts - counts.diagonal().diag()
     row, column = divmod(int(errors.argmax()), len(classes))
-    worst = f"\nmost often wrong: {classes[row]} as {classes[column]}" if errors.any() else ""
-    return f"{100 * right:.1f} % right{worst}"
+    worst = f"\nmost common error: {classes[row]} predicted as {classes[column]}" if errors.any() else ""
+    return f"{100 * correct:.1f} % correct{worst}"
 
 
 def plot_labels(counts: Tensor, names: Sequence[Any], ax: Axes | None) -> Axes:
-    """A row per label, with its numbers of right and wrong answers."""
+    """A row per label, with its numbers of true and false positives and negatives."""
     ax = ax or new_axes(5.5, max(2.5, 0.4 * len(names) + 1.2))
     shares = (counts / counts.sum(2, keepdim=True).clamp_min(1)).flatten(1)[:, [3, 1, 2, 0]]
     table = counts.flatten(1)[:, [3, 1, 2, 0]]
@@ -109,7 +109,7 @@ def plot_labels(counts: Tensor, names: Sequence[Any], ax: Axes | None) -> Axes:
     draw_cells(ax, table, torch.cat([colours, shares[..., None]], 2), True)
     ax.set_xticks(range(4), COLUMNS)
     ax.set_yticks(range(len(names)), [str(name) for name in names])
-    ax.set(xlabel="answer", ylabel="label", title="Right and wrong answers per label")
+    ax.set(xlabel="prediction", ylabel="label", title="Predictions per label")
     return ax
 
 

@@ -1,4 +1,4 @@
-"""The right and wrong answers of the model, as a section of its report."""
+"""The predictions of the model on the validation data, as a section of its report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MANY = 1000  # points above which a picture holds pixels instead
 N_CONFUSED = 5
 
 
-def answers_section(learn: FullLearner, missing: list[str]) -> str:
+def predictions_section(learn: FullLearner, missing: list[str]) -> str:
     """Confusion matrix or residuals, and scores, for the validation data; empty if there are none.
 
     If the section is left out, the reason is added to `missing`.
@@ -39,9 +39,9 @@ def answers_section(learn: FullLearner, missing: list[str]) -> str:
         is_small = found.kind != "numbers" and len(found.classes) <= MAX_BESIDE
         kind = ' class="pair"' if is_small else ""
         body = f"<div{kind}><div>{figures}</div><div>{scores(found)}</div></div>"
-        return section("Answers on the validation data", body)
+        return section("Predictions on the validation data", body)
     except Exception as error:  # noqa: BLE001 - the model and the data are the user's; the rest is still a report
-        missing.append(f"Answers on the validation data: {type(error).__name__}: {first_line(error)}")
+        missing.append(f"Predictions on the validation data: {type(error).__name__}: {first_line(error)}")
         return ""
 
 
@@ -50,7 +50,7 @@ def confusion(found: Interpretation) -> str:
     if found.kind == "classes" and len(found.classes) <= MAX_CLASSES:
         return matrix(found) + confused(found)
     figure: Any = found.plot_confusion_matrix().figure
-    return as_figure("confusion matrix", "", svg_of(figure, "confusion matrix: targets against answers"))
+    return as_figure("confusion matrix", "", svg_of(figure, "confusion matrix: targets and predictions"))
 
 
 def matrix(found: Interpretation) -> str:
@@ -66,21 +66,23 @@ def matrix(found: Interpretation) -> str:
     return (
         f'<div class="scroll"><table class="matrix" aria-label="Confusion matrix"><thead><tr><th></th>{head}'
         f"</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-        + paragraph("Rows are targets, columns are answers.", "dim")
+        + paragraph("Rows are targets, columns are predictions.", "dim")
     )
 
 
-def cell(count: int, share: float, is_right: bool) -> str:
-    """A cell: right answers in one colour, errors in another."""
+def cell(count: int, share: float, is_correct: bool) -> str:
+    """A cell: correct predictions in one colour, errors in another."""
     if not count:
         return '<td class="dim">0</td>'
-    colour = f"color-mix(in srgb, var(--{'good' if is_right else 'bad'}) {15 + 45 * share:.0f}%, transparent)"
+    colour = (
+        f"color-mix(in srgb, var(--{'good' if is_correct else 'bad'}) {15 + 45 * share:.0f}%, transparent)"
+    )
     return f'<td style="background: {colour}">{count:,}</td>'
 
 
 def confused(found: Interpretation) -> str:
     """The commonest errors in words."""
-    worst = [f"{target} as {answer} ({n})" for target, answer, n in found.most_confused()[:N_CONFUSED]]
+    worst = [f"{target} as {predicted} ({n})" for target, predicted, n in found.most_confused()[:N_CONFUSED]]
     return paragraph(f"Most often confused: {', '.join(worst)}.") if worst else ""
 
 
