@@ -63,7 +63,7 @@ def test_probabilities_of_classes_as_targets_are_compared_by_their_largest():
 
 
 @pytest.mark.parametrize("loss", [F.binary_cross_entropy_with_logits, nn.BCELoss()], ids=["logits", "shares"])
-def test_smoothed_targets_of_no_and_yes_are_compared_as_no_and_yes(loss):
+def test_smoothed_binary_targets_are_compared_as_0_and_1(loss):
     model, smoothed = net(1, nn.Sigmoid() if isinstance(loss, nn.BCELoss) else None), YES * 0.9 + 0.05
     found = learner_of(model, loss, smoothed, accuracy, F1()).validate()
     assert found["valid_accuracy"] == learner_of(model, loss, YES, accuracy).validate()["valid_accuracy"] > 0
@@ -85,7 +85,7 @@ def test_targets_of_minus_one_and_one_are_compared_by_their_signs(loss):
     assert accuracy(model(X), targets).item() == pytest.approx(expected)
 
 
-def test_targets_below_0_do_not_count_beside_no_and_yes():
+def test_targets_below_0_do_not_count_beside_0_and_1():
     model, targets = net(1), YES.masked_fill(torch.arange(31).unsqueeze(1) % 3 == 0, -1)
     found = learner_of(
         model, lambda preds, targets: hinge(preds, targets * 2 - 1), targets, accuracy

@@ -52,20 +52,20 @@ def test_counts_are_correct_targets_of_a_poisson_loss():
     learner_of(Data([(torch.randn(4, 1), torch.ones(4, 1).long())]), loss_func=nn.PoissonNLLLoss()).fit(1)
 
 
-NO_AND_YES, SIGNS = torch.tensor([[0.0], [1.0], [1.0], [0.0]]), torch.tensor([[-1.0], [1.0], [1.0], [-1.0]])
+BINARY, SIGNS = torch.tensor([[0.0], [1.0], [1.0], [0.0]]), torch.tensor([[-1.0], [1.0], [1.0], [-1.0]])
 
 
 @pytest.mark.parametrize(
     ("loss_func", "targets", "message"),
     [
-        (nn.BCEWithLogitsLoss(), SIGNS, r"from -1 to 1, but .* takes 0 for no.*write \(targets \+ 1\) / 2"),
-        (nn.BCEWithLogitsLoss(), 255 * NO_AND_YES, "from 0 to 255, but"),
-        (F.soft_margin_loss, NO_AND_YES, "from 0 to 1, but .* takes -1 for no.*write targets \\* 2 - 1"),
-        (nn.SoftMarginLoss(), NO_AND_YES.long(), "from 0 to 1, but"),
+        (nn.BCEWithLogitsLoss(), SIGNS, r"from -1 to 1, but .* takes 0 and 1.*write \(targets \+ 1\) / 2"),
+        (nn.BCEWithLogitsLoss(), 255 * BINARY, "from 0 to 255, but"),
+        (F.soft_margin_loss, BINARY, "from 0 to 1, but .* takes -1 and 1.*write targets \\* 2 - 1"),
+        (nn.SoftMarginLoss(), BINARY.long(), "from 0 to 1, but"),
     ],
     ids=["signs", "bytes", "0 and 1", "whole numbers"],
 )
-def test_targets_that_are_not_the_no_and_yes_of_the_loss_raise_one_warning(loss_func, targets, message):
+def test_targets_that_are_outside_the_range_of_a_binary_loss_raise_one_warning(loss_func, targets, message):
     learn = learner_of(Data([(torch.randn(4, 1), targets)]), loss_func=loss_func)
     with pytest.warns(LearnerWarning, match=message) as caught:
         learn.fit(2)
@@ -75,14 +75,14 @@ def test_targets_that_are_not_the_no_and_yes_of_the_loss_raise_one_warning(loss_
 @pytest.mark.parametrize(
     ("loss_func", "targets"),
     [
-        (nn.BCEWithLogitsLoss(), 0.9 * NO_AND_YES + 0.05),
+        (nn.BCEWithLogitsLoss(), 0.9 * BINARY + 0.05),
         (nn.SoftMarginLoss(), SIGNS),
         (nn.SoftMarginLoss(), SIGNS.long()),
         (F.soft_margin_loss, torch.tensor([[-0.5], [0.0], [1.0], [0.2]])),
     ],
     ids=["shares", "signs", "whole signs", "mixed"],
 )
-def test_no_and_yes_of_the_loss_raise_no_warning(loss_func, targets):
+def test_targets_in_the_range_of_a_binary_loss_raise_no_warning(loss_func, targets):
     with warnings.catch_warnings():
         warnings.simplefilter("error", LearnerWarning)
         learner_of(Data([(torch.randn(4, 1), targets)]), loss_func=loss_func).fit(1)
