@@ -44,7 +44,7 @@ def print_line(text: str, stream: Literal["stdout", "stderr"] = "stdout", *, flu
             raise
         if reported.get(stream) is not target:
             reported[stream] = target
-            warn_of_failure(f"sys.{stream}", error)
+            warn_of_failure(f"sys.{stream}", error, "The program")
 
 
 def write_line(target: Any, text: str, flush: bool) -> None:
@@ -79,9 +79,9 @@ class Output:
         return True
 
 
-def warn_of_failure(owner: str, error: BaseException) -> None:
+def warn_of_failure(owner: str, error: BaseException, what: str = "Training") -> None:
     """Warn that an output has failed."""
-    warn(
-        f"{owner}: writing the output failed ({type(error).__name__}: {error}). Training continues "
-        "without it. Free disk space, or send the output elsewhere."
-    )
+    was_closed = isinstance(error, BrokenPipeError)  # by its reader, such as `head`
+    hint = "" if was_closed else " Free disk space, or send the output elsewhere."
+    words = f"{type(error).__name__}: {error}"
+    warn(f"{owner}: writing the output failed ({words}). {what} continues without it.{hint}")

@@ -27,6 +27,7 @@ from learner.recipes.recipe_errors import Mistake, RecipeError
 from learner.state.fingerprint import own_version
 
 TRAINING = (["run"], ["resume"])  # their exit code reports how training ended, even if the output fails
+LONG = (*TRAINING, ["sweep"], ["verify-resume"])  # report at once that the output has failed, and continue
 PATIENCE = 10.0  # seconds in which the launcher ends the other processes once the first one has ended
 
 EXAMPLES = """\
@@ -41,6 +42,8 @@ examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, by default that of the process, and return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] not in LONG:  # `flush_output` reports a failure
+        reported["stdout"] = sys.stdout
     try:
         with plain_warnings():
             code = dispatch(make_parser(), words)
@@ -49,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print_line("interrupted", "stderr")
         code = 130
-    has_output = flush_output()
+    has_output = flush_output(words)
+    if words[:1] not in LONG:
+        reported.pop("stdout", None)
     return code if has_output or words[:1] in TRAINING else code or 1
 
 
@@ -113,7 +118,7 @@ def dispatch(parser: Parser, arguments: list[str]) -> int:
             raise  # uncaught, so that `python -m pdb` stops where it was raised
         if SAME_AS_FIRST in getattr(error, "__notes__", ()):
             let_first_print()
-        if not isinstance(error, OSError) or flush_output("\n"):  # otherwise our own output failed
+        if not isinstance(error, OSError) or flush_output(arguments, "\n"):  # otherwise our own output failed
             traceback.print_exc()
         return 1
 
@@ -155,8 +160,8 @@ def print_problems(error: RecipeError, options: argparse.Namespace) -> int:
     return 2
 
 
-def flush_output(text: str = "") -> bool:
-    """Print a text, flush standard output, and return whether that works.
+def flush_output(words: list[str], text: str = "") -> bool:
+    """Print a text, flush standard output, and return whether that works; report it if it does not.
 
     After a failure, output is discarded: Python flushes again at exit.
     """
@@ -168,6 +173,7 @@ def flush_output(text: str = "") -> bool:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         was_closed = isinstance(error, BrokenPipeError)  # by its reader, such as `head`
-        if not was_closed and "stdout" not in reported:
+        is_reported = words[:1] in LONG and "stdout" in reported
+        if not was_closed and not is_reported:
             print_line(f"learner: standard output failed ({error})", "stderr")
         return False

@@ -74,7 +74,10 @@ def test_a_run_whose_output_is_closed_ends_with_the_code_of_the_training(first, 
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-@pytest.mark.parametrize(("words", "code"), [(["run", "RECIPE"], 0), (["ls"], 1), (["show", "RECIPE"], 1)])
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(["run", "RECIPE"], 0), (["ls"], 1), (["show", "RECIPE"], 1), (["check", "RECIPE"], 1)],
+)
 def test_output_to_a_full_disk_is_reported_in_one_line(first, words, code):
     with Path("/dev/full").open("w") as full:
         done = run(
@@ -82,8 +85,15 @@ def test_output_to_a_full_disk_is_reported_in_one_line(first, words, code):
         )
     assert done.returncode == code
     assert done.stderr.count("No space left") == 1
+    assert ("continues" in done.stderr) is (words[0] == "run")
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["show", "check"])
+def test_a_verb_that_only_prints_is_silent_if_its_output_is_closed(first, verb):
+    _, shown = without_reader(verb, str(first))
+    assert shown == ""
 
 
 @pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit, ValueError])
