@@ -146,11 +146,10 @@ class Names:
             if name in table(kind) or name in installed(kind):
                 return kind, self.find(kind, name)
         names = [each for kind in KINDS for each in known(kind)]
-        close = closest(name, names)
-        raise UnusableName(
-            f"nothing is called {name!r}",
-            f"Did you mean {close}?" if close else "`learner ls` lists all names.",
-        )
+        short = [each for each in table("annealer") if name.lower().startswith(each)]  # cos for cosine
+        close = short or [each for each in [closest(name, names)] if each]
+        hint = f"Did you mean {close[0]}?" if close else "`learner ls` lists all names."
+        raise UnusableName(f"nothing is called {name!r}", hint)
 
 
 # The narrow kinds come first: a model or data can be any function.

@@ -145,7 +145,8 @@ class PartReader:
             tail = path.rpartition(".")[2]
             where = path if tail.isdecimal() else tail
             hint = f"Add `{missing[0]}:` below `{where}`. It takes: {', '.join(signature.parameters)}."
-            self.problem(place, f"{path}: {part.name} needs {' and '.join(missing)}", hint)
+            words = " and ".join(", ".join(missing).rsplit(", ", 1))
+            self.problem(place, f"{path}: {part.name} needs {words}", hint)
 
     def _check_value(
         self, part: Part, signature: Signature, name: str, value: Any, node: Node, path: str

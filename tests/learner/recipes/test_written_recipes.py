@@ -161,3 +161,17 @@ def test_a_recipe_sets_layer_groups_and_decay_of_norms(grouped):
 def test_invalid_layer_groups_are_reported_at_their_place_in_the_recipe(grouped, override, words):
     with pytest.raises(RecipeError, match=words):
         load_recipe(grouped, [override]).build()
+
+
+@pytest.mark.parametrize(
+    ("use", "words"),
+    [
+        ("cosine", r"Did you mean cos\?"),
+        ("linear", r"Did you mean lin\?"),
+        ("one_cycel", r"Did you mean one_cycle\?"),
+        ("poly", "poly needs start, end"),
+    ],
+)
+def test_a_wrong_annealer_in_a_recipe_gets_a_hint(grouped, use, words):
+    with pytest.raises(RecipeError, match=words):
+        load_recipe(grouped, [f"callbacks.ParamScheduler={{schedules: {{lr: {{use: {use}}}}}}}"])
