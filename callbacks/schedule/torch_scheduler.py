@@ -23,6 +23,7 @@ from callbacks.optim.hyperparameters import Kept, check_alone, get, settings_of
 from callbacks.optim.optimizers import Optimizers
 from callbacks.results.best import check_measured
 from callbacks.schedule.budgets import n_train_batches
+from callbacks.schedule.changed_arguments import check_unchanged
 from callbacks.schedule.windows import planned
 
 
@@ -125,9 +126,7 @@ class TorchScheduler(Callback):
         self._is_waiting = any(each.start for each in windows_of(self))
         self._made = self.scheduler(Inert(learn.optimizer)) if self._is_waiting else self._make(self._kept)
         if not isinstance(self._made, LRScheduler):
-            raise TypeError(
-                f"TorchScheduler({self.scheduler!r}) made {self._made!r}, which is not a scheduler."
-            )
+            raise TypeError(f"TorchScheduler({self.scheduler!r}) made {self._made!r}, not a scheduler.")
         if isinstance(self._made, ReduceLROnPlateau):
             check_measured(self.monitor, learn, "TorchScheduler")
             check_mode(self._made.mode, self.monitor, learn)
@@ -236,6 +235,7 @@ class TorchScheduler(Callback):
     def _go_to_position(self) -> None:
         """Continue a schedule from a snapshot."""
         if self._position is not None:
+            check_unchanged(self._made, self._position)
             self._made.load_state_dict(self._position)
             # there were updates before the snapshot; without this line torch warns that there were none
             self._made.optimizer._opt_called = True

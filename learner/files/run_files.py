@@ -28,6 +28,7 @@ A run's folder has:
     environment   versions by package, device, machine
     seed          of the recipe
     command       the command line
+    optimizer     its entry in the recipe
     warnings      messages of the warnings during the fit
     item          what one item of a training batch looks like, a list with an entry per input of the model:
                   {"key": position or keyword, "shape": without the batch, "dtype": such as "float32"}

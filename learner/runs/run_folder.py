@@ -11,7 +11,7 @@ from typing import Any
 
 from callbacks import Checkpoint
 from callbacks.history.drawing import why_undrawn
-from learner.files.run_files import BEST, FINAL, shown_path, weights_file
+from learner.files.run_files import BEST, FINAL, read_facts, shown_path, weights_file
 from learner.learner import Learner
 from learner.recipes.recipe import Recipe
 from learner.recipes.recipe_errors import Mistake, RecipeError
@@ -115,13 +115,21 @@ def check_saves(recipe: Recipe) -> None:
 
 def check_optimizer(recipe: Recipe) -> None:
     """Refuse to resume with other settings of the optimizer, which would be those of the checkpoint."""
-    node, before = recipe.tree.value["optimizer"], read_recipe(recipe.path).plain().get("optimizer")
+    node, known = recipe.tree.value["optimizer"], read_facts(recipe.path.parent)
+    before = known.get("optimizer") or read_recipe(recipe.path).plain().get("optimizer")
     settings = node.value if isinstance(node.value, dict) else {}
     then = before if isinstance(before, dict) else {"use": before}
-    changed = [each for key, each in settings.items() if key != "use" and each.plain() != then.get(key)]
+    if "use" in settings and settings["use"].plain() != then.get("use"):
+        return  # another optimizer, which only `--differ optimizer` allows
+    names = [name for name in {**then, **settings} if name != "use"]
+    changed = [name for name in names if name not in settings or settings[name].plain() != then.get(name)]
     if changed:
+        name = changed[0]
+        place = settings[name].key_place if name in settings else node.key_place
+        fix = f"Write {name}: {then[name]}, as in the run." if name in then else f"Omit {name}."
         raise RecipeError.at(
-            changed[0].key_place,
-            "a resumed run continues with the optimizer of its checkpoint, so this would have no effect",
-            "Omit it. To train the weights with other settings, see learner.open_run in Python.",
+            place,
+            f"{name}: a resumed run continues with the optimizer of its checkpoint, so this change would "
+            "have no effect",
+            f"{fix} To train the weights with other settings, see learner.open_run in Python.",
         )

@@ -58,6 +58,7 @@ class RunRecorder(Callback):
             "recipe": recipe.path.stem if title is None else str(title.value),
             "source": str(recipe.path),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "optimizer": recipe.tree.value["optimizer"].plain(),
             **{key: each for key, each in self.facts.items() if key in ("started", "source", "code")},
             "warnings": self.facts.get("warnings") or [],
             "monitored": self.facts.get("monitored"),

@@ -9,7 +9,15 @@ import pytest
 import torch
 from tiny import line_batches
 from torch import nn
-from torch.optim.lr_scheduler import ExponentialLR, LinearLR, OneCycleLR, ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    ExponentialLR,
+    LinearLR,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+    StepLR,
+)
 
 from callbacks import Callback, Checkpoint, GradientAccumulation, LearnerWarning, Order, on
 from callbacks.schedule.torch_scheduler import TorchScheduler
@@ -64,6 +72,34 @@ def test_a_run_resumes_with_its_rate_after_an_update_at_the_end_of_a_pass(make_l
     assert list(learn.history.steps["lr"]) == list(whole.history.steps["lr"])
     assert list(learn.history.steps["lr"])[6:] == [0.025] * 4 + [0.0125] * 2
     assert torch.equal(learn.model.weight, whole.model.weight)
+
+
+def warmed(optimizer, warmup, n_steps):
+    parts = [LinearLR(optimizer, total_iters=warmup), CosineAnnealingLR(optimizer, n_steps)]
+    return SequentialLR(optimizer, parts, [warmup])
+
+
+@pytest.mark.filterwarnings("ignore:the run was planned for")
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (partial(StepLR, step_size=1, gamma=0.5), partial(StepLR, step_size=1), "has gamma=0.5"),
+        (
+            partial(warmed, warmup=2, n_steps=3),
+            partial(warmed, warmup=2, n_steps=5),
+            "CosineAnnealingLR of this run has T_max=3 and continues with it, so T_max=5 has no effect",
+        ),
+    ],
+)
+def test_changed_arguments_of_a_resumed_schedule_are_reported(make_learner, tmp_path, before, after, words):
+    def make(scheduler):
+        return make_learner(callbacks=[TorchScheduler(scheduler), Checkpoint(tmp_path / "run")])
+
+    make(before).fit(1)
+    with pytest.warns(LearnerWarning, match=words) as found:
+        make(after).fit(2, resume="must")
+    assert len([each for each in found if "has no effect" in str(each.message)]) == 1
+    make(before).fit(3, resume="must")
 
 
 def test_a_plateau_lowers_the_rate(make_learner):

@@ -75,6 +75,27 @@ def test_a_run_that_cannot_be_resumed_is_refused_and_left_unchanged(two_runs, wo
     assert {str(path): path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()} == kept
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "hint"),
+    [
+        ("lr: 0.01", "lr: 0.5", "Write lr: 0.01, as in the run."),
+        (", lr: 0.01", "", "Write lr: 0.01, as in the run."),
+        ("lr: 0.01", "lr: 0.01, eps: 0.1", "Omit eps."),
+    ],
+)
+def test_a_changed_setting_of_the_optimizer_in_the_recipe_of_a_run_is_refused(first, old, new, hint, capsys):
+    assert main(["run", str(first), *SAVING, "fit.epochs=1"]) == 0
+    path = Path("runs/recipe-1/recipe.yaml")
+    text = path.read_text()
+    path.write_text(text.replace(old, new))
+    assert main(["resume", "runs/recipe-1", "fit.epochs=2"]) == 2
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "recipe.yaml:8:" in shown
+    assert hint in shown
+    path.write_text(text)
+    assert main(["resume", "runs/recipe-1", "fit.epochs=2"]) == 0
+
+
 def test_a_step_with_an_error_is_kept_and_can_be_replayed(first, capsys):
     models = first.with_name("models.py")
     with models.open("a", encoding="utf-8") as file:
