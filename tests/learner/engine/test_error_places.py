@@ -9,7 +9,17 @@ import torch
 from tiny import line_batches, notes
 from torch import nn
 
-from callbacks import Callback, CancelStep, CancelTrain, Checkpoint, Order, When, on
+from callbacks import (
+    Callback,
+    CancelFit,
+    CancelStep,
+    CancelTrain,
+    CancelValidate,
+    Checkpoint,
+    Order,
+    When,
+    on,
+)
 from learner import Data, Learner
 
 # data whose draws cannot be tracked is saved with a warning
@@ -43,7 +53,53 @@ def test_the_name_of_a_data_function_changes_neither_the_note_nor_what_is_saved(
     with pytest.raises(OSError, match="drive gone") as caught:
         learn.fit(1)
     assert numbered(tmp_path / "run") == ["step-000000002.pt"]
-    assert notes(caught.value).endswith("at epoch 0/1, fetching batch 2/?, train, global step 2")
+    place = "at epoch 0/1, fetching batch 2/?, train, global step 2"
+    assert notes(caught.value).endswith(place)
+    resumed = make_learner(data=data, callbacks=[Checkpoint(tmp_path / "run")])
+    with pytest.raises(OSError, match="drive gone") as caught:
+        resumed.fit(1, resume="must")
+    assert notes(caught.value).endswith(place)
+
+
+def test_a_loader_that_cannot_start_fails_at_its_first_batch(make_learner):
+    class Unreadable:
+        def __iter__(self):
+            raise OSError("no such drive")
+
+    with pytest.raises(OSError, match="no such drive") as caught:
+        make_learner(data=Data(Unreadable())).fit(1)
+    assert notes(caught.value).endswith("at epoch 0/1, fetching batch 0/?, train, global step 0")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(CancelTrain, "train"), (CancelValidate, "validate"), (CancelFit, None)]
+)
+def test_an_error_after_a_cancelled_pass_is_not_in_its_batch(make_learner, kind, name):
+    @on("after_loss")
+    def cancel(learn):
+        if name != "validate" or not learn.training:
+            raise kind
+
+    @on(f"after_{name or 'fit'}")
+    def fail(learn):
+        raise ValueError("too late")
+
+    with pytest.raises(ValueError, match="too late") as caught:
+        make_learner(callbacks=[cancel, fail]).fit(1)
+    done = 3 if name == "validate" else 0
+    place = f"at epoch 0/1, {name}, global step {done}" if name else "at epoch 0/1, global step 0"
+    assert notes(caught.value).endswith(place)
+
+
+@pytest.mark.parametrize("hook", ["after_epoch", "after_fit"])
+def test_an_error_after_the_last_pass_names_no_pass(make_learner, hook):
+    @on(hook)
+    def fail(learn):
+        raise ValueError("too late")
+
+    with pytest.raises(ValueError, match="too late") as caught:
+        make_learner(callbacks=[fail]).fit(1)
+    assert "valid" not in notes(caught.value)
 
 
 @pytest.mark.parametrize("name", ["_batches", "compute_loss", "backward", "_validate"])

@@ -16,7 +16,7 @@ import torch
 from tiny import notes
 from upper.probes import press
 
-from callbacks import Callback, CancelBatch, CancelEpoch, CancelTrain, Checkpoint, Compile, on
+from callbacks import Callback, CancelBatch, CancelEpoch, CancelTrain, CancelValidate, Checkpoint, Compile, on
 from learner.engine import interrupt
 
 
@@ -215,8 +215,10 @@ def test_ctrl_c_ends_and_saves_a_fit_whose_batches_are_all_cancelled(make_learne
         if learn.epoch == 1 and learn.batch_idx == 0:
             os.kill(os.getpid(), signal.SIGINT)
 
+    interrupted = make("resumed")
     with pytest.raises(KeyboardInterrupt):
-        make("resumed").fit(4, callbacks=[press_once])
+        interrupted.fit(4, callbacks=[press_once])
+    assert interrupted.epoch == 1, "no further epoch was begun"
     learn, whole = make("resumed"), make("whole")
     learn.fit(4, resume="must")
     whole.fit(4)
@@ -224,6 +226,19 @@ def test_ctrl_c_ends_and_saves_a_fit_whose_batches_are_all_cancelled(make_learne
     assert list(learn.history["epoch"]) == [0, 1, 2, 3]
     if valid and kind is not CancelEpoch:
         assert learn.history["valid_loss"] == whole.history["valid_loss"]
+
+
+def test_ctrl_c_in_a_validation_that_is_cancelled_ends_the_fit_after_the_epoch(make_learner):
+    @on("after_loss")
+    def press_and_cancel(learn):
+        if not learn.training:
+            os.kill(os.getpid(), signal.SIGINT)
+            raise CancelValidate
+
+    learn = make_learner(callbacks=[press_and_cancel])
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit(3)
+    assert (learn.epoch, learn.global_step) == (0, 3)
 
 
 def test_ctrl_c_in_a_batch_that_is_cancelled_starts_no_further_batch(make_learner):

@@ -151,3 +151,15 @@ def test_a_subclass_that_follows_the_rules_trains():
     plain = make(Learner)
     plain.fit(2)
     assert torch.equal(learn.model.weight, plain.model.weight)
+
+
+def test_shapes_that_only_the_default_loss_would_broadcast_are_not_refused_in_a_subclass():
+    class Flat(Learner):
+        def compute_loss(self):
+            self.loss_grad = self.loss_func(self.preds.flatten(), *self.targets)
+
+    optimizer = functools.partial(torch.optim.SGD, lr=0.1)
+    data = Data([(inputs, targets.flatten()) for inputs, targets in line_batches()])
+    learn = Flat(nn.Linear(1, 1), data, F.mse_loss, optimizer)
+    learn.fit(1)
+    assert learn.global_step == len(line_batches())

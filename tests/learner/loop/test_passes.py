@@ -12,15 +12,32 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks import (
-    Callback,
-    on,
-)
+from callbacks import Callback, on
 from learner import Data, Learner
 
 
 def weights(learn: Learner) -> torch.Tensor:
     return nn.utils.parameters_to_vector(learn.model.parameters()).detach().clone()
+
+
+def test_a_fit_and_each_pass_begin_at_epoch_and_batch_0(make_learner):
+    begun = []
+
+    class Begun(Callback):
+        def before_fit(self, learn):
+            begun.append(learn.epoch)
+
+        def before_train(self, learn):
+            begun.append((learn.epoch, learn.batch_idx))
+
+        before_validate = before_train
+
+    learn = make_learner(callbacks=[Begun()])
+    learn.fit(2)
+    assert begun == [0, (0, 0), (0, 0), (1, 0), (1, 0)]
+    begun.clear()
+    learn.fit(1)
+    assert begun == [0, (0, 0), (0, 0)]
 
 
 def test_validate_does_not_change_weights_counters_or_results(learn):
