@@ -83,7 +83,7 @@ class Callbacks:
             close = get_close_matches(name, self._by_name, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise KeyError(
-                f"no callback is called {name!r}.{hint} Available: {', '.join(self._by_name) or 'none'}."
+                f"no callback is named {name!r}.{hint} Available: {', '.join(self._by_name) or 'none'}."
             )
         return self._by_name[name]
 
@@ -227,7 +227,7 @@ def check_distinct(callbacks: list[Callback]) -> None:
             )
         if other is not None:
             raise ValueError(
-                f"two callbacks are called {name!r}: {other!r} and {callback!r}. Leave one out, or give one "
+                f"two callbacks are named {name!r}: {other!r} and {callback!r}. Leave one out, or give one "
                 f"another name, as in name='my_{name}'."
             )
         if name in TAKEN or not name.isidentifier() or iskeyword(name):

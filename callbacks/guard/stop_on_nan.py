@@ -252,7 +252,7 @@ def read(numbers: list[Tensor]) -> list[float]:
 
 def place_of(value: float, batch_idx: int, epoch: int, rate: Any, last_good: float) -> str:
     """Describe a bad loss: its batch, the learning rate and the last good loss."""
-    before = "it is the first of this fit" if math.isnan(last_good) else f"last good loss {last_good:.6g}"
+    before = "the first loss of this fit" if math.isnan(last_good) else f"last good loss {last_good:.6g}"
     return f"the loss is {value} in batch {batch_idx} of epoch {epoch} (lr {float(rate):g}, {before})"
 
 

@@ -45,11 +45,11 @@ def named_metrics(metrics: tuple[Any, ...]) -> dict[str, Any]:
     made = [as_metric(metric) for metric in metrics]
     names = [metric_name(metric) for metric in made]
     if "loss" in names:
-        raise ValueError("a metric is called 'loss', like the loss itself: give it another name.")
+        raise ValueError("a metric is named 'loss', like the loss itself: give it another name.")
     for name, count in Counter(names).items():
         if count > 1:
             raise ValueError(
-                f"{count} metrics are called {name!r}: give one its own `name` attribute, as in "
+                f"{count} metrics are named {name!r}: give one its own `name` attribute, as in "
                 f"metric.name = 'my_{name}'."
             )
     return dict(zip(names, made, strict=True))

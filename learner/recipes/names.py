@@ -149,7 +149,7 @@ class Names:
         short = [each for each in table("annealer") if name.lower().startswith(each)]  # cos for cosine
         close = short or [each for each in [closest(name, names)] if each]
         hint = f"Did you mean {close[0]}?" if close else "`learner ls` lists all names."
-        raise UnusableName(f"nothing is called {name!r}", hint)
+        raise UnusableName(f"nothing is named {name!r}", hint)
 
 
 # The narrow kinds come first: a model or data can be any function.

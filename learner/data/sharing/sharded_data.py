@@ -68,7 +68,7 @@ class Sharding:
             yield LearnerWarning(
                 f"{where} that asks for the rank of its process, so its items are taken as those of this "
                 "rank only. To confirm this, pass Distributed(sharded=True). If every rank yields the same "
-                "items, remove the code that asks for the rank; the items are then shared out."
+                "items, remove the code that asks for the rank; the ranks then split each batch."
             )
 
     def _wrong_parts(self, where: str, hint: str, ranks: Any) -> Iterator[Exception]:

@@ -95,7 +95,7 @@ def test_the_same_instance_twice_is_refused(make_learner):
 
 def test_two_callbacks_of_a_class_need_two_names(make_learner):
     one, other = Probe("after_fit", id), Probe("after_fit", id)
-    with pytest.raises(ValueError, match=r"two callbacks are called 'probe'.*name='my_probe'"):
+    with pytest.raises(ValueError, match=r"two callbacks are named 'probe'.*name='my_probe'"):
         make_learner(callbacks=[one, other])
     other.name = "other"
     make_learner(callbacks=[one, other]).fit(1)
@@ -156,7 +156,7 @@ def test_callbacks_are_removed_by_class_or_name_and_a_missing_one_is_reported(ma
     assert "mine" not in learn.callbacks
     with pytest.raises(KeyError, match="there is no callback Recorder"):
         learn.remove_callbacks(Recorder)
-    with pytest.raises(KeyError, match="no callback is called 'mine'"):
+    with pytest.raises(KeyError, match="no callback is named 'mine'"):
         learn.remove_callbacks("mine")
 
 

@@ -60,10 +60,10 @@ def test_in_knows_instances_classes_and_names():
 def test_an_unknown_name_is_refused_with_a_suggestion():
     callbacks = Callbacks([Probe(), Recorder()])
     with pytest.raises(
-        AttributeError, match=r"no callback is called 'recorde'\. Did you mean 'recorder'\? Available"
+        AttributeError, match=r"no callback is named 'recorde'\. Did you mean 'recorder'\? Available"
     ):
         callbacks.recorde  # noqa: B018
-    with pytest.raises(KeyError, match="no callback is called 'xyz'. Available: probe, recorder"):  # noqa: RUF043
+    with pytest.raises(KeyError, match="no callback is named 'xyz'. Available: probe, recorder"):  # noqa: RUF043
         callbacks.named("xyz")
     assert not hasattr(callbacks, "xyz")
 
@@ -82,7 +82,7 @@ def test_a_class_with_no_callback_or_several_is_refused_with_the_names():
 
 def test_the_composition_is_not_a_list_and_cannot_be_assigned_to():
     callbacks = Callbacks([Probe()])
-    with pytest.raises(AttributeError, match=r"no callback is called 'append'.*learn\.add_callbacks"):
+    with pytest.raises(AttributeError, match=r"no callback is named 'append'.*learn\.add_callbacks"):
         callbacks.append(Recorder())
     with pytest.raises(
         AttributeError, match=r"learn\.callbacks\.probe cannot be assigned.*learn\.add_callbacks"

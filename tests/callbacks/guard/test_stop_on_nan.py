@@ -57,7 +57,7 @@ def test_the_first_loss_of_a_fit_has_no_good_one_before_it():
     learn = make([1.0])
     learn.fit(2)
     learn.data = Data([(torch.full((2, 1), math.nan), torch.ones(2, 1))])
-    with pytest.raises(FloatingPointError, match="it is the first of this fit"):
+    with pytest.raises(FloatingPointError, match="the first loss of this fit"):
         learn.fit(1)
 
 

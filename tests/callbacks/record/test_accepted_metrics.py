@@ -173,7 +173,7 @@ def test_a_metric_called_as_the_loss_is_refused():
     def loss(preds, targets):
         return 0
 
-    with pytest.raises(ValueError, match="called 'loss', like the loss itself"):
+    with pytest.raises(ValueError, match="named 'loss', like the loss itself"):
         Metrics(loss)
 
 
@@ -196,7 +196,7 @@ def test_metrics_that_are_not_a_list_are_refused(metrics):
 
 def test_two_metrics_of_one_name_are_refused_until_one_is_renamed():
     second = RMSE()
-    with pytest.raises(ValueError, match=r"2 metrics are called 'rmse'.*metric\.name = 'my_rmse'"):
+    with pytest.raises(ValueError, match=r"2 metrics are named 'rmse'.*metric\.name = 'my_rmse'"):
         Metrics(RMSE(), second)
     second.name = "other"
     assert list(named_metrics((RMSE(), second))) == ["rmse", "other"]

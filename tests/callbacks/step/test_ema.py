@@ -153,7 +153,7 @@ def test_two_averages_are_refused_with_both_names(make_learner):
     learn = make_learner(callbacks=[EMA(), EMA(0.9, name="slow")])
     with pytest.raises(ValueError, match=r"EMA and EMA \('slow'\)"):
         learn.fit(1)
-    with pytest.raises(ValueError, match="two callbacks are called 'ema'"):
+    with pytest.raises(ValueError, match="two callbacks are named 'ema'"):
         make_learner(callbacks=[EMA(), EMA()])
 
 
