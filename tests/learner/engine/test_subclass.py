@@ -156,7 +156,7 @@ def test_a_subclass_that_follows_the_rules_trains():
 def test_shapes_that_only_the_default_loss_would_broadcast_are_not_refused_in_a_subclass():
     class Flat(Learner):
         def compute_loss(self):
-            self.loss_grad = self.loss_func(self.preds.flatten(), *self.targets)
+            self.loss_grad = self.loss_func(self.preds.flatten(), self.targets)
 
     optimizer = functools.partial(torch.optim.SGD, lr=0.1)
     data = Data([(inputs, targets.flatten()) for inputs, targets in line_batches()])
