@@ -117,7 +117,7 @@ class Callback:
         sets_hyperparameters: names of the optimizer's settings that it changes, such as `("lr",)`; two that
             change the same one raise an error, unless one starts where the other ends.
         sets_from: when it starts changing them, such as `"5 epochs"`; None for the start of the fit.
-        reads_gradients: can its hooks read gradients? If not, a compiled step need not keep them.
+        reads_gradients: can its hooks read gradients? Nothing asks for this at present.
         accumulates_gradients: does one update follow several batches, as with `GradientAccumulation`?
         averages_weights: does it average the weights, as `EMA` does? A model can have one average at a time.
         computes_gradients: does its `step` compute the gradients of the batch again, as that of `SAM`?

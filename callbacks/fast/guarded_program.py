@@ -15,6 +15,8 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib import import_module
 from inspect import unwrap
+from itertools import starmap
+from operator import call
 from types import FunctionType
 from typing import Any
 from unittest import mock
@@ -24,8 +26,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from callbacks.fast.fallback_reasons import Unfit, UnfitNow, explain
-from callbacks.fast.unguarded import Unguarded, are_same, check_modes, check_traced
-from callbacks.place.device import map_tensors
+from callbacks.fast.unguarded import check_modes, check_traced, methods_of
+from callbacks.place.device import are_same, map_tensors
 from callbacks.step.precision import as_float
 
 Backend = str | Callable[..., Any]
@@ -41,8 +43,6 @@ TRACING: dict[str, bool | str] = {
     "side_effect_replay_policy": "error",
     "record_runtime_overhead": False,  # a label for profilers at each call
 }
-#: A table of hooks of a layer.
-TABLE_OF_HOOKS = re.compile(r"model(\._modules\['[^']*'\])*\._(forward|backward)_(pre_)?hooks(_with_kwargs)?")
 #: A dict that belongs to a module, whose guards see all that matters.
 TABLE = re.compile(r".*\._(modules|parameters|buffers|\w*hooks\w*)")
 #: A number for which two values are equal that are not the same.
@@ -104,12 +104,11 @@ class Program:
         seconds: how long it took to compile.
         missing: tensors with `requires_grad` that were not passed as parameters.
         kept: what it may change, each tensor with an earlier copy.
-        classes: those of all objects that it reads.
         call: its code.
     """
 
-    def __init__(self, backend: Backend, unguarded: Unguarded, *, graphs: bool = False):
-        self._backend, self._unguarded, self._graphs = backend, unguarded, graphs
+    def __init__(self, backend: Backend, *, graphs: bool = False):
+        self._backend, self._graphs = backend, graphs
         self._function = FunctionType(traced.__code__.replace(), dict(globals()))
         self.trained: list[Tensor] | None = None
         self.n_unproven, self.copies, self.seconds = N_PROVEN, False, 0.0
@@ -120,23 +119,21 @@ class Program:
         self._entry: Any = None
         self._guards: Any = None
         self._check: Callable[[dict[str, Any]], bool] = bool
-        self._guards_hooks = False
         self._reads_vars = False
-        self.classes: set[type] = set()
-        #: expressions for the tensors that it reads, and for what guards compare only in part
-        self._tensors: list[str] = []
-        self._unseen: list[str] = []
+        self._tensors: list[str] = []  # expressions for the tensors that it reads
         self._find: Callable[[dict[str, Any]], Any] = len
+        #: what guards compare only in part or not at all: expressions, and methods of classes
+        self._unseen: list[str] = []
         self._see: Callable[[dict[str, Any]], Any] = len
+        self._methods: list[tuple[Callable[[Any], Any], Any]] = []
         self._seen: Any = None
 
     def fits(self, here: dict[str, Any]) -> bool:
         """Is everything that it has read unchanged?"""
         return (
-            (self._guards_hooks or not any(self._unguarded.tables))
-            and self._check(here)
+            self._check(here)
             and self._entry.guard_manager is self._guards
-            and (not self._unseen or self._see(here) == self._seen)
+            and [*self._see(here), *starmap(call, self._methods)] == self._seen
         )
 
     def run_first(self, here: dict[str, Any]) -> Any:
@@ -144,7 +141,6 @@ class Program:
         check_modes()
         begun, backend = time.perf_counter(), partial(self._compile, {*map(id, here["params"])})
         options: Any = {"guard_filter_fn": self._choose_guards}
-        self._guards_hooks = any(self._unguarded.tables)
         call: Any = torch.compile(
             self._function, fullgraph=True, dynamic=False, backend=backend, options=options
         )
@@ -186,7 +182,7 @@ class Program:
             if name.startswith("__compiled_fn") and self._bare is not None:
                 names[name] = self._bare  # without the wrapper that switches Dynamo off
         self._find, self._see = self._reader(self._tensors), self._reader(self._unseen)
-        self._seen = self._see(here)
+        self._seen = [*self._see(here), *starmap(call, self._methods)]
 
     def _reader(self, expressions: list[str]) -> Callable[[dict[str, Any]], Any]:
         """A function that computes expressions in which torch's guards name what they compare."""
@@ -195,12 +191,13 @@ class Program:
         return found
 
     def _choose_guards(self, entries: Sequence[Any]) -> list[bool]:
-        """Which guards to keep: those that `Unguarded.tables` do not replace; torch passes all of them."""
+        """Keep all guards, and note what they read."""
         self._unseen = [*filter(None, (unseen(each, reads_vars=self._reads_vars) for each in entries))]
         self._tensors = [each.orig_guard.name for each in entries if isinstance(each.value, Tensor)]
-        for value in (each.value for each in entries if each.has_value):
-            self.classes.update(type(value).__mro__, value.__mro__ if isinstance(value, type) else ())
-        return [self._guards_hooks or not TABLE_OF_HOOKS.fullmatch(each.name) for each in entries]
+        values = [each.value for each in entries if each.has_value]
+        kinds = [*map(type, values), *(each for each in values if isinstance(each, type))]
+        self._methods = methods_of({parent: None for kind in kinds for parent in kind.__mro__})
+        return [True] * len(entries)
 
     def read(self, here: dict[str, Any]) -> list[Tensor]:
         """The tensors that it reads at present."""
@@ -213,10 +210,8 @@ class Program:
 
     def failed_guard(self, here: dict[str, Any]) -> str:
         """The first guard that fails, as text."""
-        if not self._guards_hooks and any(self._unguarded.tables):
-            return "the hooks of a layer"
         found = getattr(self._guards.root.check_verbose(here), "verbose_code_parts", None)
-        return str(found[0]).partition("#")[0].strip() if found else "the keys of a dict"
+        return str(found[0]).partition("#")[0].strip() if found else "keys or methods"
 
 
 @contextmanager

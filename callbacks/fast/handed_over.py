@@ -13,7 +13,8 @@ from callbacks.core.contract import LearnerProtocol
 from callbacks.fast.fallback_reasons import Unfit
 from callbacks.fast.guarded_program import Program, tensors_of
 from callbacks.fast.refused_callbacks import AFTER_PRED, BEFORE_GRADIENTS, changed
-from callbacks.fast.unguarded import Unguarded, are_same
+from callbacks.fast.unguarded import check_hooks
+from callbacks.place.device import are_same
 
 
 @dataclass(slots=True)
@@ -25,16 +26,17 @@ class Pending:
     preds: Any
     loss: Tensor
     grads: list[Tensor | None]  #: of `program.trained`
-    unguarded: Unguarded
-    stamped: list[tuple[int, int]] = field(default_factory=list)  #: by `stamp`, after the forward pass
+    seen: list[tuple[Tensor, int, Tensor]] = field(default_factory=list)  #: by `remember`
 
-    def stamp(self) -> list[tuple[int, int]]:
-        """The tensors that the step reads and predicts, and how often each has been written to."""
-        found = tensors_of(self.preds, self.here["targets"]) + self.program.read(self.here)
-        return [(id(each), each._version) for each in found]
+    def remember(self) -> None:
+        """Copy the tensors that the step reads and predicts, if callbacks may change them from now on."""
+        self.seen = [(each, version_of(each), each.detach().clone()) for each in self._read()]
+
+    def _read(self) -> list[Tensor]:
+        return tensors_of(self.preds, self.here["targets"]) + self.program.read(self.here)
 
     def check_read(self, learn: LearnerProtocol) -> None:
-        """Refuse a change of what the loss reads, since it was stamped after the forward pass."""
+        """Refuse a change of what the loss reads, since the forward pass."""
         here = self.here
         # a callback may have copied the containers
         if learn.preds is not self.preds and not are_same(*map(tree_leaves, (learn.preds, self.preds))):
@@ -42,20 +44,23 @@ class Pending:
         if learn.targets is not here["targets"] or learn.loss_func is not here["loss_func"]:
             raise changed(learn, "targets or loss function", AFTER_PRED)
         with torch.no_grad():
-            is_same = self.program.fits(here) and self.stamp() == self.stamped
-        if not is_same:
-            raise changed(learn, "something that the loss reads", AFTER_PRED)
+            is_same = self.program.fits(here) and are_same(self._read(), [each for each, _, _ in self.seen])
+            if not is_same or any(differ(each, then) for each, _, then in self.seen):
+                raise changed(learn, "something that the loss reads", AFTER_PRED)
 
     def check_gradients(self, learn: LearnerProtocol) -> None:
         """Refuse changes of tensors that the gradients depend on, before they are computed."""
         params = self.here["params"]
         try:
-            self.unguarded.check_hooks(params, learn.model)
+            check_hooks(params, learn.model)
             is_same = sum(each.requires_grad for each in params) == len(self.program.trained or ())
         except Unfit:
             is_same = False
         if not is_same:
             raise changed(learn, "which parameters are trained, or their hooks", BEFORE_GRADIENTS)
+        for each, version, then in self.seen:  # autograd itself refuses the writes that it counts
+            if version_of(each) == version and differ(each, then):
+                raise changed(learn, "a tensor, through .data or .numpy(),", BEFORE_GRADIENTS)
         for each in tensors_of(self.loss, self.preds):
             if each._backward_hooks or each.grad is not None or each.retains_grad:
                 raise changed(learn, "the hooks or gradients of loss or predictions", BEFORE_GRADIENTS)
@@ -84,3 +89,14 @@ class Pending:
             else:
                 with torch.no_grad():
                     param.grad.add_(grad)
+
+
+def version_of(tensor: Tensor) -> int:
+    """How often a tensor was written to, as autograd counts."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def differ(tensor: Tensor, then: Tensor) -> bool:
+    """Has a tensor changed? NaN equals NaN."""
+    tensor = tensor.detach()
+    return not (tensor.is_meta or torch.equal(tensor, then) or tensor.isclose(then, 0, 0, True).all().item())

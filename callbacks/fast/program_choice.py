@@ -19,7 +19,7 @@ from callbacks.fast.guarded_program import N_PROVEN, Backend, Program, tensors_o
 from callbacks.fast.handed_over import Pending
 from callbacks.fast.lean_optimizer import set_grad_enabled
 from callbacks.fast.program_proof import N_TIMED, Proof, kind_of
-from callbacks.fast.unguarded import Unguarded, is_hooked
+from callbacks.fast.unguarded import check_hooks, is_hooked
 from callbacks.place.layout import GraphMemory
 
 N_SETTINGS = 8  #: programs for one kind of batch in a fit; with more, a setting changes all the time
@@ -35,7 +35,6 @@ class Programs:
     """
 
     def __init__(self) -> None:
-        self.unguarded = Unguarded()
         self.backend: Backend = ""
         self.n_kinds, self.graphs = 0, False
         self.clear()
@@ -60,7 +59,6 @@ class Programs:
         self.here: dict[str, Any] = {"model": None, "loss_func": None}
         self._memory = GraphMemory()
         self._extra: list[Tensor] = []  # parameters outside model and loss
-        self.unguarded.rest()
         for each in self._all:
             each.trained = None
 
@@ -86,9 +84,7 @@ class Programs:
         if learn.model is not here["model"] or learn.loss_func is not here["loss_func"]:
             here = self._take_up(learn)
         here["inputs"], here["targets"], here["mixed"] = learn.inputs, learn.targets, mixed
-        self.unguarded.check_hooks(here["params"], learn.model)
-        if not self.unguarded.is_same():
-            self._all, self.unguarded = [], Unguarded()
+        check_hooks(here["params"], learn.model)
         if self.graphs:
             self._memory.begin_step(learn)
         before = torch.is_grad_enabled()
@@ -116,7 +112,7 @@ class Programs:
         if self.graphs:
             preds, loss = tree_map_only(Tensor, Tensor.clone, (preds, loss))
         preds = as_leaf(preds) if type(preds) is Tensor else tree_map_only(Tensor, as_leaf, preds)
-        return Pending(program, self.here, preds, loss.requires_grad_(), grads, self.unguarded)
+        return Pending(program, self.here, preds, loss.requires_grad_(), grads)
 
     def _take_up(self, learn: LearnerProtocol) -> dict[str, Any]:
         """Collect the present parameters of the model, the loss and what they reach."""
@@ -131,7 +127,7 @@ class Programs:
 
     def _make(self, learn: LearnerProtocol, kinds: list[str]) -> Pending | None:
         """Make a program, and take its first step."""
-        self.unguarded.check_hooks(self._take_up(learn)["params"], learn.model)
+        check_hooks(self._take_up(learn)["params"], learn.model)
         hooked, kind = is_hooked(learn.model), kind_of_batch(learn)
         if hooked and self._cannot_hook:
             return self._fail(Unfit(f"hooks are registered on {hooked}, and a program cannot call them"))
@@ -139,10 +135,10 @@ class Programs:
         if any(map(is_lazy, self.here["params"])) or not self._admits(learn, kinds):
             return None
         if self._n_made[kind] >= N_SETTINGS:
-            what = f"`{self._all[-1].failed_guard(self.here)}`" if self._all else "a method of a class"
-            raise Unfit(f"{what} has changed {N_SETTINGS} times, and each value needs its own program")
+            what = self._all[-1].failed_guard(self.here)
+            raise Unfit(f"`{what}` has changed {N_SETTINGS} times, and each value needs its own program")
         report_compiling(learn, self.backend, kind)
-        program = Program(self.backend, self.unguarded, graphs=self.graphs)
+        program = Program(self.backend, graphs=self.graphs)
         try:
             pending = self._prove(learn, program, is_new=True)
         except Unfit as reason:
@@ -157,7 +153,6 @@ class Programs:
         self._n_made[kind] += 1
         self.seconds += program.seconds
         self._all.append(program)
-        self.unguarded.watch(program.classes)
         return pending
 
     def _prove(self, learn: LearnerProtocol, program: Program, *, is_new: bool = False) -> Pending | None:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import dis
 from collections.abc import Iterator
-from itertools import pairwise
-from types import CodeType, FunctionType
-from typing import Any
-
-from torch import Tensor, nn
 
 from callbacks.core.contract import Callback, LearnerProtocol
 from callbacks.core.registry import describe
 from callbacks.fast.fallback_reasons import Unfit
 from callbacks.place.layout import Compile
+from callbacks.step.accumulation import GradientAccumulation
 from callbacks.step.mixing import CutMix, LabelMix, MixUp
+from callbacks.step.modes import MCDropout
 from callbacks.step.precision import MixedPrecision
 from callbacks.step.recurrent import RNNRegularizer
 
@@ -24,6 +20,8 @@ REFUSED: dict[type[Callback], str] = {
     RNNRegularizer: "adds to the loss after it is computed: add it in loss_func, or",
     Compile: "compiles the forward pass, which is compiled with the rest already:",
 }
+#: Classes that do nothing, between forward pass and gradients, that the program or `Pending` does not follow.
+FOLLOWED = (MixedPrecision, GradientAccumulation, MCDropout)
 AFTER_PRED = ("after_pred",)
 BEFORE_GRADIENTS = ("after_pred", "after_loss", "before_backward")
 INNER = ("forward", "compute_loss", "backward")
@@ -67,7 +65,7 @@ def callbacks_that_change(learn: LearnerProtocol, events: tuple[str, ...]) -> li
     return [
         each
         for each in learn.callbacks
-        if not each.only_observes and type(each) is not MixedPrecision
+        if not each.only_observes and type(each) not in FOLLOWED
         and any(each.listens_to(event) for event in events)
     ]  # fmt: skip
 
@@ -85,46 +83,3 @@ def check_overridden(owner: Callback, learn: LearnerProtocol) -> None:
         owners = [each for each in type(learn).__mro__ if name in vars(each)]
         if len(owners) > 1:
             raise Unfit(f"{owners[0].__name__} overrides {name}")
-
-
-def check_writers(learn: LearnerProtocol) -> None:
-    """Refuse callbacks that use `.data` of tensors between the forward pass and the gradients.
-
-    Torch does not count these writes, so a changed weight cannot be noticed.
-    """
-    for each in callbacks_that_change(learn, BEFORE_GRADIENTS):
-        for event in BEFORE_GRADIENTS:
-            if each.listens_to(event) and uses_data(getattr(each, event)):
-                raise Unfit(
-                    f"{describe(each)} uses `.data` of tensors in {event}, after the program has run, and "
-                    "such writes cannot be detected: use `with torch.no_grad():` and the tensor itself"
-                )
-
-
-def uses_data(function: Any, depth: int = 3) -> bool:
-    """Does a function, or one that it names, use an attribute `data` of something other than the learner?"""
-    function = getattr(function, "__func__", function)
-    if not isinstance(function, FunctionType) or str(function.__module__).startswith("torch"):
-        return False
-    codes = [function.__code__]
-    for code in codes:  # the functions within follow
-        codes += [each for each in code.co_consts if isinstance(each, CodeType)]
-        for before, each in pairwise(dis.get_instructions(code)):
-            is_used = each.opname in ("LOAD_ATTR", "STORE_ATTR") and each.argval == "data"
-            if is_used and before.argval != "learn":
-                return True
-    named = [function.__globals__.get(name) for code in codes for name in code.co_names]
-    cells = [each.cell_contents for each in function.__closure__ or ()]
-    return depth > 0 and any(uses_data(each, depth - 1) for each in (*named, *cells))
-
-
-def check_owned(learn: LearnerProtocol, tensors: list[Tensor]) -> None:
-    """Refuse a loss that reads a module of a callback, which may train it between forward pass and loss."""
-    known = set(map(id, tensors)) - set(map(id, learn.model.parameters()))
-    for each in callbacks_that_change(learn, AFTER_PRED):
-        for name, module in vars(each).items():
-            if isinstance(module, nn.Module) and any(id(part) in known for part in module.parameters()):
-                raise Unfit(
-                    f"the loss reads {describe(each)}.{name}, which {describe(each)} may change in "
-                    "after_pred, after the program has run"
-                )

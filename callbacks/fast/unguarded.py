@@ -1,13 +1,11 @@
-"""Watches what a step reads and torch's guards do not see: methods of classes, hooks of parameters."""
+"""What a step reads and torch's guards do not see: methods of classes, hooks of parameters, modes."""
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
-from itertools import starmap
-from operator import attrgetter, call, is_, not_
+from operator import attrgetter, call, not_
 from types import FunctionType
 from typing import Any
 
@@ -15,10 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as of_all
 from torch.utils._device import DeviceContext
-from torch.utils.hooks import RemovableHandle
 
 from callbacks.fast.fallback_reasons import Unfit, is_foreign
-from callbacks.place.device import are_same
 
 private: Any = torch._C  #: what another torch may not have
 CODE, BASES = attrgetter("__code__"), attrgetter("__mro__")
@@ -47,67 +43,34 @@ FOREIGN = {"torch", "callbacks", *sys.stdlib_module_names}
 METHODS = (FunctionType, property, classmethod, staticmethod)
 
 
-class Unguarded:
-    """Watches the methods of the classes that a step uses."""
+def check_hooks(params: list[Tensor], model: nn.Module) -> None:
+    """Refuse hooks that a program would not call, and no guard compares."""
+    if any(OF_ALL):
+        raise Unfit("hooks are registered on all modules")
+    if any(map(call, MODES.values())):
+        raise Unfit(next(name for name, is_on in MODES.items() if is_on()))
+    if any(map(any, map(HOOKS, params))):
+        names = [name for name, each in model.named_parameters() if any(HOOKS(each))]
+        raise Unfit(f"a hook is registered on the parameter {(names or ['of the loss'])[0]!r}")
 
-    def __init__(self) -> None:
-        #: what each class defines, how many names that are, and what is looked up where
-        self._classes: dict[type, Mapping[str, Any]] = {}
-        self._sizes: list[int] = []
-        self._lookups: list[tuple[Callable[[Any], Any], Any]] = []
-        self._values: list[Any] = []
-        self.rest()
 
-    def is_same(self) -> bool:
-        """Are the methods of all classes unchanged?"""
-        return [*map(len, self._classes.values())] == self._sizes and all(map(is_, self._now(), self._values))
-
-    def rest(self) -> None:
-        """Hold nothing of the learner."""
-        self._params: list[Tensor] = []  # whose hooks were looked for, with those of the model
-        self._n_registered: float = math.nan  # hooks of all kinds, ever, when they were looked for
-        self._layers: list[tuple[Collection[Any], list[Any]]] = []  # of each module that has some
-        self.tables: list[Any] = []  #: of the hooks of each layer of the model
-
-    def check_hooks(self, params: list[Tensor], model: nn.Module) -> None:
-        """Refuse hooks that a program would not call, and no guard compares; find the other tables."""
-        if any(OF_ALL):
-            raise Unfit("hooks are registered on all modules")
-        if any(map(call, MODES.values())):
-            raise Unfit(next(name for name, is_on in MODES.items() if is_on()))
-        n_registered = getattr(RemovableHandle, "next_id", math.nan)
-        is_known = params is self._params and n_registered == self._n_registered
-        if is_known and all(starmap(are_same, self._layers)):
-            return
-        if any(map(any, map(HOOKS, params))):
-            names = [name for name, each in model.named_parameters() if any(HOOKS(each))]
-            raise Unfit(f"a hook is registered on the parameter {(names or ['of the loss'])[0]!r}")
-        modules = [*model.modules()]
-        self.tables = [vars(each)[name] for each in modules for name in TABLES]
-        self._layers = [(each, [*each]) for each in (one._modules.values() for one in modules) if each]
-        self._params, self._n_registered = params, n_registered
-
-    def _now(self) -> Iterator[Any]:
-        return starmap(call, self._lookups)
-
-    def watch(self, classes: Iterable[type]) -> None:
-        """Watch the methods of these classes; of torch's classes only those that call `forward`."""
-        for each in classes:
-            # of some classes written in C, `__module__` is a descriptor
-            own, package = vars(each), str(each.__module__).partition(".")[0]
-            if each in self._classes or (package in FOREIGN and not issubclass(each, nn.Module)):
-                continue
-            if package == "torch":
-                names = [name for name in ("forward", "__call__", "_call_impl", "__getattr__") if name in own]
-            else:  # no guard compares a metaclass
-                kinds = object if issubclass(each, type) else METHODS
-                names = [name for name, value in own.items() if isinstance(value, kinds)]
-            self._classes[each] = own
-            self._sizes.append(len(own))
-            self._lookups += [(own.get, name) for name in names]
-            self._lookups += [(CODE, own[name]) for name in names if type(own[name]) is FunctionType]
-            self._lookups += [(BASES, each)] if package != "torch" else []
-        self._values = [*self._now()]
+def methods_of(classes: Iterable[type]) -> list[tuple[Callable[[Any], Any], Any]]:
+    """Calls that return what each class defines now; of torch's classes only what calls `forward`."""
+    found: list[tuple[Callable[[Any], Any], Any]] = []
+    for each in classes:
+        # of some classes written in C, `__module__` is a descriptor
+        own, package = vars(each), str(each.__module__).partition(".")[0]
+        if package in FOREIGN and not issubclass(each, nn.Module):
+            continue
+        if package == "torch":
+            names = [name for name in ("forward", "__call__", "_call_impl", "__getattr__") if name in own]
+        else:  # no guard compares a metaclass
+            kinds = object if issubclass(each, type) else METHODS
+            names = [name for name, value in own.items() if isinstance(value, kinds)]
+            found.append((BASES, each))
+        found += [(len, own), *((own.get, name) for name in names)]
+        found += [(CODE, own[name]) for name in names if type(own[name]) is FunctionType]
+    return found
 
 
 def is_hooked(model: nn.Module) -> str:
@@ -126,7 +89,7 @@ def check_modes() -> None:
 
 
 def check_traced() -> bool:
-    """Examine code of the user while it is traced; return whether it reads `vars` of objects.
+    """Examine code of the user while it is traced; return whether attributes matter that objects lack.
 
     Code that asks whether it is compiled is refused now, since the ordinary step, which runs in addition to
     the program, could count something twice.
@@ -139,4 +102,4 @@ def check_traced() -> bool:
         found.update(code.co_names)
         for name in ONCE.keys() & found:
             raise Unfit(f"{code.co_name} calls {name}(), and {ONCE[name]}")
-    return not found.isdisjoint(("vars", "__dict__"))
+    return not found.isdisjoint(("vars", "__dict__", "AttributeError", "Exception"))

@@ -22,7 +22,6 @@ from callbacks.fast.refused_callbacks import (
     callbacks_that_change,
     check_overridden,
     check_together,
-    check_writers,
 )
 from callbacks.place.layout import check_backend
 from callbacks.step.precision import MixedPrecision
@@ -155,7 +154,6 @@ class WholeStep(Callback):
         self._mixed = "cpu" if kind == "meta" else kind
         try:
             check_overridden(self, learn)
-            check_writers(learn)
         except Unfit as reason:
             self._fall_back(reason)
 
@@ -182,8 +180,8 @@ class WholeStep(Callback):
             learn.forward()
             return
         learn.preds = self._pending.preds
-        if self._checks_read:
-            self._pending.stamped = self._pending.stamp()
+        if self._checks_gradients:
+            self._pending.remember()
 
     def _fall_back(self, reason: Unfit) -> None:
         """Take the ordinary step from now on."""

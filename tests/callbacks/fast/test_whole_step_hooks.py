@@ -237,6 +237,10 @@ def hook_in_a_new_table(learn):
     learn.model.last.register_forward_hook(double)
 
 
+def another_table_of_hooks(learn):
+    learn.model.last._forward_hooks = OrderedDict({1: double})
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -246,6 +250,7 @@ def hook_in_a_new_table(learn):
         hook_of_the_loss,
         hook_that_is_written_by_hand,
         hook_in_a_new_table,
+        another_table_of_hooks,
     ],
 )
 def test_a_hook_of_a_layer_that_is_added_during_a_fit_is_seen(change):

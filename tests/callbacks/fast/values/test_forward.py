@@ -96,6 +96,7 @@ def change_globals(value):
 
 
 SETTINGS = {
+    "an attribute that was missing": lambda: of_model(caught, lambda m: setattr(m.c, "late", 0.5), c=Plain()),
     "a slot": lambda: of_model(lambda m: m.c.scale, lambda m: setattr(m.c, "scale", 0.5), c=Slotted()),
     "a slot of the parent": lambda: of_model(lambda m: m.c.scale, lambda m: setattr(m.c, "scale", 0.5), c=Derived()),
     "a slot that is filled late": lambda: of_model(
@@ -273,6 +274,13 @@ def fresh(make):
         return make()
 
     return setting
+
+
+def caught(model):
+    try:
+        return model.c.late
+    except AttributeError:
+        return 1.0
 
 
 @pytest.mark.parametrize("name", SETTINGS)
