@@ -180,8 +180,8 @@ def write_help(app, docname, source):
         os.environ["COLUMNS"] = "80"
         parser = make_parser()
         for action in parser._subparsers._group_actions:
-            for verb, each in action.choices.items():
-                source[0] += f"\n## `learner {verb}`\n\n```text\n{each.format_help()}```\n"
+            for command, each in action.choices.items():
+                source[0] += f"\n## `learner {command}`\n\n```text\n{each.format_help()}```\n"
 
 
 def setup(app):

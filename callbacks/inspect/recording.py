@@ -14,7 +14,7 @@ from callbacks.model.held import Held
 from callbacks.model.named import COMPILED, as_patterns, find_parameters, short_label
 from callbacks.model.places import Places
 
-MAX_LABEL = 32  # letters of a layer in a picture
+MAX_LABEL = 32  # characters of a layer in a picture
 
 Find = Callable[[nn.Module, Any, str], dict[str, Any]]
 

@@ -76,7 +76,7 @@ def plain_warnings() -> Iterator[None]:
 
 
 def make_parser() -> Parser:
-    """The parser of the command line, with all verbs."""
+    """The parser of the command line, with all commands."""
     parser = Parser(
         prog="learner",
         description="Train PyTorch models from recipes: YAML files that list the parts of a Learner.",
@@ -86,20 +86,20 @@ def make_parser() -> Parser:
     )
     version = f"plainlearner {own_version()}"
     parser.add_argument("--version", action="version", version=version, help="show the version and exit")
-    verbs = parser.add_subparsers(title="commands", metavar="command", parser_class=Parser)
+    commands = parser.add_subparsers(title="commands", metavar="command", parser_class=Parser)
     for each in (train, examine, predicting, reports, leave, listing, starter, machine):
-        each.add_verbs(verbs)
+        each.add_commands(commands)
     return parser
 
 
 def dispatch(parser: Parser, arguments: list[str]) -> int:
-    """Call the verb's function. Mistakes of the user become exit code 2."""
+    """Call the command's function. Mistakes of the user become exit code 2."""
     options = parse(parser, arguments)
     if "function" not in options:
         parser.print_help(sys.stderr)
         return 2
     try:
-        check_verb(arguments)
+        check_command(arguments)
         return options.function(options)
     except RecipeError as error:
         let_first_print()
@@ -123,8 +123,8 @@ def dispatch(parser: Parser, arguments: list[str]) -> int:
         return 1
 
 
-def check_verb(arguments: list[str]) -> None:
-    """Refuse a verb that needs only one process if there are several."""
+def check_command(arguments: list[str]) -> None:
+    """Refuse a command that needs only one process if there are several."""
     if is_launched() and os.environ["WORLD_SIZE"] != "1" and arguments[:1] not in TRAINING:
         raise Mistake(f"`learner {arguments[0]}` runs in one process: start it without torchrun.")
 
@@ -142,10 +142,12 @@ def parse(parser: Parser, arguments: list[str]) -> argparse.Namespace:
         options.overrides += [word for word in rest if not word.startswith("-")]
         rest = [word for word in rest if word.startswith("-")]
     if rest:
-        verb, hint = f"{parser.prog} {arguments[0]}" if "function" in options else parser.prog, ""
+        command, hint = f"{parser.prog} {arguments[0]}" if "function" in options else parser.prog, ""
         if "overrides" in options:
             hint = " Entries of the recipe have no --, as in fit.epochs=3."
-        parser.exit(2, f"{verb}: unrecognized arguments: {' '.join(rest)}.{hint}\nSee `{verb} --help`.\n")
+        parser.exit(
+            2, f"{command}: unrecognized arguments: {' '.join(rest)}.{hint}\nSee `{command} --help`.\n"
+        )
     return options
 
 

@@ -1,4 +1,4 @@
-"""The verbs that examine a recipe without training it: `check`, `lr-find` and `show`."""
+"""The commands that examine a recipe without training it: `check`, `lr-find` and `show`."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any
 from callbacks import Callback
 from callbacks.core.registry import describe
 from callbacks.history.drawing import why_undrawn
-from learner.cli.parser import Parser, Verbs, add_recipe_verb, check_output, load
+from learner.cli.parser import Commands, Parser, add_recipe_command, check_output, load
 from learner.recipes.recipe_errors import Mistake, RecipeError, mistaken
 from learner.runs.sweep_plan import sets_lr
 from learner.tools.lr_find import NAMES, NO_FALL, SUGGESTIONS, LRSearch
 
 
-def add_verbs(verbs: Verbs[Parser]) -> None:
-    """Add the verbs to the command line."""
-    check = add_recipe_verb(verbs, "check", "build the learner and check it on one batch")
+def add_commands(commands: Commands[Parser]) -> None:
+    """Add the commands to the command line."""
+    check = add_recipe_command(commands, "check", "build the learner and check it on one batch")
     check.set_defaults(function=do_check)
-    find = add_recipe_verb(verbs, "lr-find", "suggest a learning rate")
+    find = add_recipe_command(commands, "lr-find", "suggest a learning rate")
     find.add_argument(
         "--steps", type=int, default=100, metavar="N", help="number of rates to try (default: 100)"
     )
     find.add_argument("--plot", type=Path, metavar="FILE", help="plot losses and suggestions to this file")
     find.set_defaults(function=do_lr_find)
-    show = add_recipe_verb(verbs, "show", "print the resolved recipe, and the loop with its callbacks")
+    show = add_recipe_command(commands, "show", "print the resolved recipe, and the loop with its callbacks")
     show.set_defaults(function=do_show)
 
 

@@ -1,4 +1,4 @@
-"""The verbs that write what runs without this library: `to-script` and `export`."""
+"""The commands that write what runs without this library: `to-script` and `export`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from learner.cli.parser import Parser, Verbs, add_recipe_verb, check_output, load
-from learner.cli.predicting import add_run_verb, opened, unwritten
+from learner.cli.parser import Commands, Parser, add_recipe_command, check_output, load
+from learner.cli.predicting import add_run_command, opened, unwritten
 from learner.recipes.recipe import Recipe
 from learner.recipes.recipe_errors import Mistake, mistaken, width
 from learner.scripts.compose import script_of
@@ -18,13 +18,13 @@ from learner.scripts.script import Script
 from learner.scripts.to_script import still_needed, write_script
 
 
-def add_verbs(verbs: Verbs[Parser]) -> None:
-    """Add the verbs to the command line."""
-    verb = add_recipe_verb(verbs, "to-script", "convert the recipe to a plain PyTorch script")
+def add_commands(commands: Commands[Parser]) -> None:
+    """Add the commands to the command line."""
+    command = add_recipe_command(commands, "to-script", "convert the recipe to a plain PyTorch script")
     text = "the file to write (default: train.py next to the recipe)"
-    verb.add_argument("--output", type=Path, metavar="FILE", help=text)
-    verb.set_defaults(function=do_to_script)
-    export = add_run_verb(verbs, "export", "write the model of a run to a file for other programs")
+    command.add_argument("--output", type=Path, metavar="FILE", help=text)
+    command.set_defaults(function=do_to_script)
+    export = add_run_command(commands, "export", "write the model of a run to a file for other programs")
     text = "the file: .pt2 (torch.export), .onnx, .safetensors or .pt (weights)"
     export.add_argument("file", type=Path, help=text)
     text = "dimensions of the inputs that may vary, such as 0,1 (default: that of the items)"

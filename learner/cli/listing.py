@@ -6,7 +6,7 @@ import argparse
 import inspect
 import textwrap
 
-from learner.cli.parser import Parser, Verbs, add_plain_verb
+from learner.cli.parser import Commands, Parser, add_plain_command
 from learner.recipes.names import KINDS, first_line, installed, known, load_entry_point, signature_of, table
 from learner.recipes.recipe_errors import Mistake, closest, width
 from learner.recipes.user_code import UnusableName
@@ -15,9 +15,9 @@ MAX_SHOWN = 30  # names per kind in the overview
 PLURALS = {kind.plural: name for name, kind in KINDS.items()}
 
 
-def add_verbs(verbs: Verbs[Parser]) -> None:
-    """Add the verb to the command line."""
-    ls = add_plain_verb(verbs, "ls", "list the names for recipes, or describe one name")
+def add_commands(commands: Commands[Parser]) -> None:
+    """Add the command to the command line."""
+    ls = add_plain_command(commands, "ls", "list the names for recipes, or describe one name")
     ls.add_argument("what", nargs="?", help="a group (callbacks, losses, optimizers, ...) or one name")
     ls.set_defaults(function=do_ls)
 

@@ -14,7 +14,7 @@ import torch
 
 import callbacks
 import learner
-from learner.cli.parser import Parser, Verbs, add_plain_verb
+from learner.cli.parser import Commands, Parser, add_plain_command
 from learner.recipes.names import KINDS, installed, load_entry_point
 from learner.recipes.user_code import UnusableName
 from learner.state.fingerprint import own_version
@@ -36,9 +36,9 @@ OPTIONAL = {
 }
 
 
-def add_verbs(verbs: Verbs[Parser]) -> None:
-    """Add the verb to the command line."""
-    doctor = add_plain_verb(verbs, "doctor", "show versions, devices and broken packages")
+def add_commands(commands: Commands[Parser]) -> None:
+    """Add the command to the command line."""
+    doctor = add_plain_command(commands, "doctor", "show versions, devices and broken packages")
     doctor.set_defaults(function=do_doctor)
 
 

@@ -1,4 +1,4 @@
-"""What the verbs of the command line have in common: the parser, a recipe with overrides, its errors."""
+"""What the commands of the command line have in common: the parser, a recipe with overrides, its errors."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import NoReturn
 from learner.recipes.recipe import Recipe, load_recipe
 from learner.recipes.recipe_errors import Mistake, closest
 
-VERBS = (
+COMMANDS = (
     *("run", "resume", "check", "show", "lr-find", "verify-resume", "replay", "runs", "report", "compare"),
     *("predict", "test", "sweep", "to-script", "export", "ls", "init", "doctor"),
 )
 
-Verbs = argparse._SubParsersAction  # argparse has no public name for what `add_subparsers` returns
+Commands = argparse._SubParsersAction  # argparse has no public name for what `add_subparsers` returns
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,21 +23,21 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         word = message.partition("argument command: invalid choice: '")[2].partition("'")[0]
         if word:
-            close = closest(word, VERBS)
+            close = closest(word, COMMANDS)
             looks_like_file = word.endswith((".yaml", ".yml"))
             meant = f"learner run {word}" if looks_like_file else f"learner {close}" if close else ""
             message = f"{word!r} is not a command. " + (f"Did you mean `{meant}`? " if meant else "")
-            message += f"The commands are: {', '.join(VERBS)}."
+            message += f"The commands are: {', '.join(COMMANDS)}."
         self.exit(2, f"{self.prog}: {message}\nSee `{self.prog} --help`.\n")
 
 
-def add_plain_verb(verbs: Verbs[Parser], name: str, description: str) -> Parser:
-    """Add a verb, with its description in the list of verbs and in its own help."""
-    return verbs.add_parser(name, help=description, description=description, allow_abbrev=False)
+def add_plain_command(commands: Commands[Parser], name: str, description: str) -> Parser:
+    """Add a command, with its description in the list of commands and in its own help."""
+    return commands.add_parser(name, help=description, description=description, allow_abbrev=False)
 
 
-def add_recipe_verb(
-    verbs: Verbs[Parser],
+def add_recipe_command(
+    commands: Commands[Parser],
     name: str,
     description: str,
     *,
@@ -45,8 +45,8 @@ def add_recipe_verb(
     what: str = "a YAML file",
     override: str = "override an entry, such as optimizer.lr=0.1 or callbacks.LogRMSE=null",
 ) -> Parser:
-    """Add a verb that takes a recipe and overrides."""
-    parser = add_plain_verb(verbs, name, description)
+    """Add a command that takes a recipe and overrides."""
+    parser = add_plain_command(commands, name, description)
     parser.add_argument("recipe", metavar=argument, help=what)
     parser.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help=override)
     add_trust(parser)
@@ -54,7 +54,7 @@ def add_recipe_verb(
 
 
 def add_trust(parser: Parser) -> None:
-    """Add the options of a verb that runs the code of a recipe."""
+    """Add the options of a command that runs the code of a recipe."""
     text = "allow the recipe to import from this package"
     parser.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help=text)
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")

@@ -1,4 +1,4 @@
-"""The verbs that use the model of a run: `predict` and `test`."""
+"""The commands that use the model of a run: `predict` and `test`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from callbacks.core.output import with_article
 from callbacks.history.history import show
 from callbacks.history.paths import replacing
-from learner.cli.parser import Parser, Verbs, add_plain_verb, add_trust, check_output
+from learner.cli.parser import Commands, Parser, add_plain_command, add_trust, check_output
 from learner.data.data import InputsOnly
 from learner.data.samples import Sample, Samples
 from learner.data.tensors import as_column, counted
@@ -30,9 +30,9 @@ from learner.runs.opening import open_run
 OUTPUTS = (".npy", ".csv", ".pt")
 
 
-def add_verbs(verbs: Verbs[Parser]) -> None:
-    """Add the verbs to the command line."""
-    predict = add_run_verb(verbs, "predict", "predict the items in a file with the model of a run")
+def add_commands(commands: Commands[Parser]) -> None:
+    """Add the commands to the command line."""
+    predict = add_run_command(commands, "predict", "predict the items in a file with the model of a run")
     text = "inputs: .csv (a row per item), .npy or .pt"
     predict.add_argument("--input", type=Path, required=True, metavar="FILE", help=text)
     text = "predictions: .npy, .csv or .pt (default: CSV to standard output)"
@@ -45,14 +45,14 @@ def add_verbs(verbs: Verbs[Parser]) -> None:
         "--batch-size", type=int, default=256, metavar="N", help="items per batch (default: 256)"
     )
     predict.set_defaults(function=do_predict)
-    test = add_run_verb(verbs, "test", "evaluate the model of a run on its test data")
+    test = add_run_command(commands, "test", "evaluate the model of a run on its test data")
     test.add_argument("--valid", action="store_true", help="evaluate on the validation data instead")
     test.set_defaults(function=do_test)
 
 
-def add_run_verb(verbs: Verbs[Parser], name: str, description: str) -> Parser:
-    """Add a verb that opens a run's folder."""
-    parser = add_plain_verb(verbs, name, description)
+def add_run_command(commands: Commands[Parser], name: str, description: str) -> Parser:
+    """Add a command that opens a run's folder."""
+    parser = add_plain_command(commands, name, description)
     parser.add_argument("run", type=Path, help="a run's folder, such as runs/digits-1")
     text = "the weights at the end of the run (default), or those of the best epoch"
     parser.add_argument("--weights", choices=("final", "best"), default="final", help=text)

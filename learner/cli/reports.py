@@ -1,4 +1,4 @@
-"""The verbs that describe runs that exist: `runs`, `report` and `compare`."""
+"""The commands that describe runs that exist: `runs`, `report` and `compare`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from callbacks.core.warning import warn_renamed
 from callbacks.history.drawing import why_undrawn
-from learner.cli.parser import Parser, Verbs, add_plain_verb, check_output
+from learner.cli.parser import Commands, Parser, add_plain_command, check_output
 from learner.files.run_files import BEST, FINAL, weights_file
 from learner.learner import Learner
 from learner.recipes.recipe_errors import Mistake, mistaken
@@ -19,9 +19,9 @@ from learner.runs.opening import open_run
 from learner.runs.run_list import as_facts, runs_in, table_of
 
 
-def add_verbs(verbs: Verbs[Parser]) -> None:
-    """Add the verbs to the command line."""
-    runs = add_plain_verb(verbs, "runs", "list runs with their best results, the best first")
+def add_commands(commands: Commands[Parser]) -> None:
+    """Add the commands to the command line."""
+    runs = add_plain_command(commands, "runs", "list runs with their best results, the best first")
     runs.add_argument(
         "folder",
         nargs="?",
@@ -32,7 +32,7 @@ def add_verbs(verbs: Verbs[Parser]) -> None:
     runs.add_argument("--json", action="store_true", help="print what run.json of each run contains")
     runs.set_defaults(function=do_runs)
     text = "write a report of a run as an HTML file"
-    report = add_plain_verb(verbs, "report", text)
+    report = add_plain_command(commands, "report", text)
     report.add_argument("run", type=Path, help="a run's folder")
     text = "the file to write (default: report.html in the run's folder)"
     report.add_argument("--output", type=Path, metavar="FILE", help=text)
@@ -41,11 +41,11 @@ def add_verbs(verbs: Verbs[Parser]) -> None:
     report.add_argument("--no-answers", action="store_true", help=argparse.SUPPRESS)  # the former name
     report.set_defaults(function=do_report)
     text = "compare the results, curves and settings of runs"
-    compare_verb = add_plain_verb(verbs, "compare", text)
-    compare_verb.add_argument("runs", nargs="+", type=Path, metavar="run", help="folders of runs")
+    compare_command = add_plain_command(commands, "compare", text)
+    compare_command.add_argument("runs", nargs="+", type=Path, metavar="run", help="folders of runs")
     text = "also write the comparison as an HTML file"
-    compare_verb.add_argument("--output", type=Path, metavar="FILE", help=text)
-    compare_verb.set_defaults(function=do_compare)
+    compare_command.add_argument("--output", type=Path, metavar="FILE", help=text)
+    compare_command.set_defaults(function=do_compare)
 
 
 def do_runs(options: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from learner.cli.parser import Parser, Verbs, add_plain_verb
+from learner.cli.parser import Commands, Parser, add_plain_command
 from learner.recipes.recipe_errors import Mistake
 
 RECIPE, MODELS = "recipe.yaml", "models.py"
@@ -62,9 +62,9 @@ class LargestWeight(Callback):
 '''
 
 
-def add_verbs(verbs: Verbs[Parser]) -> None:
-    """Add the verb to the command line."""
-    init = add_plain_verb(verbs, "init", "write a first recipe and a model")
+def add_commands(commands: Commands[Parser]) -> None:
+    """Add the command to the command line."""
+    init = add_plain_command(commands, "init", "write a first recipe and a model")
     init.add_argument(
         "folder", nargs="?", type=Path, default=Path(), help="folder for the files (default: the current one)"
     )

@@ -1,4 +1,4 @@
-"""The verbs that train: `run`, `resume`, `sweep`, `verify-resume` and `replay`."""
+"""The commands that train: `run`, `resume`, `sweep`, `verify-resume` and `replay`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from callbacks import Progress
 from callbacks.core.output import print_line
 from callbacks.history.direction import Direction
-from learner.cli.parser import Parser, Verbs, add_plain_verb, add_recipe_verb, load, unreadable
+from learner.cli.parser import Commands, Parser, add_plain_command, add_recipe_command, load, unreadable
 from learner.learner import Learner
 from learner.recipes.recipe_errors import Mistake, closest, mistaken
 from learner.runs.running import replay_run, resume_run, run, run_or_resume, verify_recipe
@@ -16,35 +16,37 @@ from learner.runs.sweep import import_optuna, place_for, sweep
 from learner.runs.sweep_plan import make_plan
 
 
-def add_verbs(verbs: Verbs[Parser]) -> None:
-    """Add the verbs to the command line."""
-    run_verb = add_recipe_verb(verbs, "run", "train, and save the run in a new folder")
+def add_commands(commands: Commands[Parser]) -> None:
+    """Add the commands to the command line."""
+    run_command = add_recipe_command(commands, "run", "train, and save the run in a new folder")
     text = "folder in which the run folder is created (default: runs)"
-    run_verb.add_argument("--runs", metavar="FOLDER", type=Path, default=Path("runs"), help=text)
-    run_verb.add_argument("--keep-nothing", action="store_true", help="create no run folder")
+    run_command.add_argument("--runs", metavar="FOLDER", type=Path, default=Path("runs"), help=text)
+    run_command.add_argument("--keep-nothing", action="store_true", help="create no run folder")
     text = "resume the newest run of this recipe that has a checkpoint, or start a new one"
-    run_verb.add_argument("--resume", action="store_true", help=text)
-    run_verb.set_defaults(function=do_run)
-    resume = add_recipe_verb(
-        verbs, "resume", "resume a run that was interrupted", argument="run", what="a run's folder"
+    run_command.add_argument("--resume", action="store_true", help=text)
+    run_command.set_defaults(function=do_run)
+    resume = add_recipe_command(
+        commands, "resume", "resume a run that was interrupted", argument="run", what="a run's folder"
     )
     resume.set_defaults(function=do_resume)
-    for parser in (run_verb, resume):
+    for parser in (run_command, resume):
         text = "resume even if this differs, such as batch_size; the error shows the name"
         parser.add_argument("--differ", action="append", default=[], metavar="NAME", help=text)
-    verify = add_recipe_verb(verbs, "verify-resume", "test that a killed run resumes with the same bits")
+    verify = add_recipe_command(
+        commands, "verify-resume", "test that a killed run resumes with the same bits"
+    )
     verify.add_argument("--kills", type=int, default=10, metavar="N", help="number of kills (default: 10)")
     verify.set_defaults(function=do_verify_resume)
-    add_sweep(verbs)
-    replay = add_plain_verb(verbs, "replay", "run the failed step of a run again")
+    add_sweep(commands)
+    replay = add_plain_command(commands, "replay", "run the failed step of a run again")
     replay.add_argument("run", type=Path, help="a run's folder")
     replay.set_defaults(function=do_replay)
 
 
-def add_sweep(verbs: Verbs[Parser]) -> None:
-    """Add the verb `sweep`."""
-    parser = add_recipe_verb(
-        verbs,
+def add_sweep(commands: Commands[Parser]) -> None:
+    """Add the command `sweep`."""
+    parser = add_recipe_command(
+        commands,
         "sweep",
         "search for settings, such as optimizer.lr=1e-4..1e-1",
         override="vary an entry, as optimizer.lr=1e-4..1e-1 or model.hidden=8,32, or set it: fit.epochs=5",

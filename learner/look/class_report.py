@@ -15,7 +15,7 @@ from callbacks.history.tables import html_table
 
 WIDTH = 80
 SCORES = ("precision", "recall", "f1")
-LONGEST = 30  # letters of a name in the table
+LONGEST = 30  # characters of a name in the table
 
 
 @dataclass(repr=False)

@@ -26,8 +26,8 @@ N_COLUMNS = 3
 SMALLEST_IMAGE = 6  # pixels of a side; a smaller matrix is a sequence of vectors
 MAX_FEATURES = 10  # of a row that is shown as a table
 MAX_NUMBERS = 3  # of a target in a title
-MAX_WORDS = 200  # letters of a text
-TEXT_WIDTH = 90  # letters of a line, if all items are texts
+MAX_WORDS = 200  # characters of a text
+TEXT_WIDTH = 90  # characters of a line, if all items are texts
 MIN_PADDING = 3  # equal numbers at the end of an item
 
 
@@ -136,7 +136,7 @@ def draw_texts(texts: Sequence[str], titles: Sequence[str]) -> Figure:
 
 
 def draw_text(ax: Axes, text: str, width: int) -> None:
-    """Draw text with this many letters per line in place of a picture."""
+    """Draw text with this many characters per line in place of a picture."""
     lines = "\n".join(textwrap.wrap(textwrap.shorten(text, MAX_WORDS, placeholder=" ..."), width))
     ax.set_axis_off()
     ax.text(0.5, 0.5, lines, ha="center", va="center", color=INK, fontsize="small", transform=ax.transAxes)

@@ -61,7 +61,7 @@ def draw_points(ax: Axes, x: Tensor, y: Tensor, names: Sequence[Any]) -> None:
         )
 
 
-LETTER = 0.08  # inches of width
+CHARACTER = 0.08  # inches of width
 MAX_NUMBERED = 25  # classes up to which each cell shows its count
 COLUMNS = ("true positive", "false positive", "false negative", "true negative")
 
@@ -71,8 +71,8 @@ def plot_classes(counts: Tensor, classes: Sequence[Any], ax: Axes | None) -> Axe
     n_classes = len(classes)
     side = min(max(3.2, 0.42 * n_classes + 1.6), 10)
     title = headline(counts, classes)
-    letters = max(map(len, title.split("\n"))) + max(len(str(each)) for each in classes)
-    ax = ax or new_axes(max(side + 0.6, LETTER * letters + 0.6), side)
+    characters = max(map(len, title.split("\n"))) + max(len(str(each)) for each in classes)
+    ax = ax or new_axes(max(side + 0.6, CHARACTER * characters + 0.6), side)
     shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
     is_correct = torch.eye(n_classes, dtype=torch.bool)
     errors = shares.masked_fill(is_correct, 0)

@@ -106,9 +106,9 @@ def wrapped(text: str) -> str:
 
 def readable(text: str) -> str:
     """The text with tabs and control characters replaced, each by one character."""
-    letters = text.replace("\t", " ")
+    characters = text.replace("\t", " ")
     return "".join(
-        each if each.isprintable() or each == "\n" else "\N{REPLACEMENT CHARACTER}" for each in letters
+        each if each.isprintable() or each == "\n" else "\N{REPLACEMENT CHARACTER}" for each in characters
     )
 
 

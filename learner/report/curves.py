@@ -115,7 +115,7 @@ def svg_of(figure: Figure, about: str, drawn: Callable[[], None] = lambda: None)
 
     buffer = io.StringIO()
     with rc_context(SETTINGS | {"svg.hashsalt": about}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # the browser has the letters
+        warnings.filterwarnings("ignore", message="Glyph")  # the browser has the characters
         drawn()
         write_numbers(figure)
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None}, dpi=150)

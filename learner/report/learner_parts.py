@@ -21,7 +21,7 @@ from learner.data.tensors import counted
 from learner.engine.composition import DEFAULT_CALLBACKS
 from learner.state.protocol import FullLearner
 
-WIDTH = 100  # letters of an argument
+WIDTH = 100  # characters of an argument
 
 
 def composition(learn: FullLearner) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The command line: verbs, exit codes, and what is on the screen."""
+"""The command line: commands, exit codes, and what is on the screen."""
 
 from __future__ import annotations
 
@@ -180,10 +180,10 @@ def test_lr_find_reports_that_a_schedule_sets_the_rate(first, capsys):
 
 
 @pytest.mark.parametrize(
-    "verb", [[], ["run"], ["check"], ["show"], ["lr-find"], ["ls"], ["init"], ["doctor"]]
+    "command", [[], ["run"], ["check"], ["show"], ["lr-find"], ["ls"], ["init"], ["doctor"]]
 )
-def test_the_help_reads_well_at_80_columns(verb, capsys):
-    assert main([*verb, "--help"]) == 0
+def test_the_help_reads_well_at_80_columns(command, capsys):
+    assert main([*command, "--help"]) == 0
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 80
     assert "usage: learner" in shown

@@ -90,9 +90,9 @@ def test_output_to_a_full_disk_is_reported_in_one_line(first, words, code):
     assert "Exception" not in done.stderr
 
 
-@pytest.mark.parametrize("verb", ["show", "check"])
-def test_a_verb_that_only_prints_is_silent_if_its_output_is_closed(first, verb):
-    _, shown = without_reader(verb, str(first))
+@pytest.mark.parametrize("command", ["show", "check"])
+def test_a_command_that_only_prints_is_silent_if_its_output_is_closed(first, command):
+    _, shown = without_reader(command, str(first))
     assert shown == ""
 
 

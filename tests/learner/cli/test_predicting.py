@@ -1,4 +1,4 @@
-"""The verbs `predict` and `test` on the folder of a run."""
+"""The commands `predict` and `test` on the folder of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verbs that resume, verify and replay a run."""
+"""The commands that resume, verify and replay a run."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def test_a_folder_that_cannot_be_made_ends_all(folder):
     assert "rank 0 failed, so rank 1" in words
 
 
-def test_other_verbs_are_refused(folder):
+def test_other_commands_are_refused(folder):
     found = in_ranks(2, output_of, folder, "check", "wave.yaml")
     assert [code for code, _ in found] == [2, 2]
     assert found[0][1] == "learner: `learner check` runs in one process: start it without torchrun.\n"
