@@ -198,6 +198,13 @@ def test_overrides_are_known():
     assert callbacks.overrides == {"step": callbacks.steps, "zero_grad": callbacks.zero_grad}
 
 
+def test_former_name_of_overrides_warns_and_returns_the_same():
+    callbacks = Callbacks([ZeroGrad()])
+    with pytest.warns(DeprecationWarning, match="overrides") as caught:
+        assert callbacks.doers is callbacks.overrides  # vocabulary: quoted
+    assert caught[0].filename == __file__
+
+
 def test_an_attribute_with_an_operations_name_does_not_override_it(make_learner):
     class Counts(Callback):
         def __init__(self):
