@@ -15,12 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from enum import IntEnum
 from typing import Any, ClassVar, Self
 
-from callbacks.core.definition import (
-    check_arguments,
-    check_class,
-    is_plain,
-    snake_case,
-)
+from callbacks.core.definition import check_arguments, check_class, is_plain, snake_case
 from callbacks.core.learner_protocol import LearnerProtocol as LearnerProtocol
 from callbacks.history.direction import Direction as Direction
 from callbacks.model.declared import objects_of, put_values, values_of

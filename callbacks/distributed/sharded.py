@@ -12,13 +12,7 @@ from torch import Tensor, nn
 from callbacks.core.learner_protocol import LearnerProtocol
 from callbacks.core.modules import modules_beside
 from callbacks.core.registry import describe
-from callbacks.distributed.data_parallel import (
-    N_NUMBERS,
-    is_trained,
-    tensor_of,
-    trained_in,
-    zero_of,
-)
+from callbacks.distributed.data_parallel import N_NUMBERS, is_trained, tensor_of, trained_in, zero_of
 from callbacks.model import shards
 from callbacks.model.named import find_layers
 from callbacks.optim.optimizers import members_of

@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate
 from typing import Literal
 
 from callbacks.core.settings import check_choice
+from callbacks.schedule import plain_curves as curves
 
 __all__ = [
     "combine",
@@ -39,7 +40,8 @@ class Annealer:
 
     name: str
     arguments: tuple[object, ...]
-    value: Callable[[float, int | None], float] = field(compare=False)
+    value: Callable[..., float] = field(compare=False)
+    in_steps: bool = field(default=False, compare=False)  #: does `value` take the number of steps too?
 
     def __call__(self, progress: float, n_steps: int | None = None) -> float:
         """The value at a point.
@@ -48,7 +50,8 @@ class Annealer:
             progress: from 0 at the start to 1 at the end; clipped to that range.
             n_steps: how many steps the whole has; phases then end as described in `combine`.
         """
-        return self.value(min(max(progress, 0.0), 1.0), n_steps)
+        progress = min(max(progress, 0.0), 1.0)
+        return self.value(progress, n_steps) if self.in_steps else self.value(progress)
 
     def __repr__(self) -> str:
         return f"{self.name}({', '.join(map(repr, self.arguments))})"
@@ -59,7 +62,7 @@ class Annealer:
 
 def constant(value: float) -> Annealer:
     """The same value at any progress."""
-    return Annealer("constant", (checked("constant", value),), partial(_lin, value, value))
+    return Annealer("constant", (checked("constant", value),), partial(curves.constant, value))
 
 
 def lin(start: float, end: float) -> Annealer:
@@ -69,7 +72,7 @@ def lin(start: float, end: float) -> Annealer:
         TypeError, ValueError: a value is not a finite number; this is so for all functions of this module.
     """
     checked("lin", start, end)
-    return Annealer("lin", (start, end), partial(_lin, start, end))
+    return Annealer("lin", (start, end), partial(curves.lin, start, end))
 
 
 def cos(start: float, end: float) -> Annealer:
@@ -78,7 +81,7 @@ def cos(start: float, end: float) -> Annealer:
     Source: Loshchilov and Hutter 2017, arXiv:1608.03983, equation 5.
     """
     checked("cos", start, end)
-    return Annealer("cos", (start, end), partial(_cos, start, end))
+    return Annealer("cos", (start, end), partial(curves.cos, start, end))
 
 
 def exp(start: float, end: float) -> Annealer:
@@ -90,7 +93,7 @@ def exp(start: float, end: float) -> Annealer:
     checked("exp", start, end)
     if start * end <= 0:
         raise ValueError(f"exp({start!r}, {end!r}): both must be above 0, or both below; use lin or cos.")
-    return Annealer("exp", (start, end), partial(_exp, start, end))
+    return Annealer("exp", (start, end), partial(curves.exp, start, end))
 
 
 def poly(start: float, end: float, power: float) -> Annealer:
@@ -102,23 +105,7 @@ def poly(start: float, end: float, power: float) -> Annealer:
     checked("poly", start, end, power)
     if power <= 0:
         raise ValueError(f"poly(power={power!r}): power must be a number above 0.")
-    return Annealer("poly", (start, end, power), partial(_poly, start, end, power))
-
-
-def _lin(start: float, end: float, progress: float, n_steps: int | None) -> float:
-    return start + (end - start) * progress
-
-
-def _cos(start: float, end: float, progress: float, n_steps: int | None) -> float:
-    return end + (start - end) / 2.0 * (math.cos(math.pi * progress) + 1)
-
-
-def _exp(start: float, end: float, progress: float, n_steps: int | None) -> float:
-    return start * (end / start) ** progress
-
-
-def _poly(start: float, end: float, power: float, progress: float, n_steps: int | None) -> float:
-    return start + (end - start) * progress**power
+    return Annealer("poly", (start, end, power), partial(curves.poly, start, end, power))
 
 
 # In phases
@@ -151,7 +138,7 @@ def combine(shares: Sequence[float], parts: Sequence[Callable[[float], float]]) 
     kept = [(share, part) for share, part in zip(shares, parts, strict=True) if share > 0]
     ends = (*list(accumulate(share for share, _ in kept))[:-1], 1.0)
     value = partial(_combine, ends, tuple(part for _, part in kept))
-    return Annealer("combine", (shares, parts), value)
+    return Annealer("combine", (shares, parts), value, in_steps=True)
 
 
 def _combine(
@@ -249,7 +236,7 @@ def sgdr(value: float, end: float = 0.0, n_cycles: int = 3, mult: float = 2.0) -
         )
     lengths = [mult**cycle for cycle in range(n_cycles)]
     ends = tuple(length / sum(lengths) for length in accumulate(lengths))
-    return Annealer("sgdr", (value, end, n_cycles, mult), partial(_sgdr, value, end, ends))
+    return Annealer("sgdr", (value, end, n_cycles, mult), partial(_sgdr, value, end, ends), in_steps=True)
 
 
 def _sgdr(value: float, end: float, ends: tuple[float, ...], progress: float, n_steps: int | None) -> float:
@@ -257,7 +244,7 @@ def _sgdr(value: float, end: float, ends: tuple[float, ...], progress: float, n_
         progress *= (n_steps - 1) / n_steps
     at = next((number for number, limit in enumerate(ends) if progress < limit - 1e-9), len(ends) - 1)
     start = ends[at - 1] if at else 0.0
-    return _cos(value, end, (progress - start) / (ends[at] - start), n_steps)
+    return curves.cos(value, end, (progress - start) / (ends[at] - start))
 
 
 # Checks
@@ -265,7 +252,7 @@ def _sgdr(value: float, end: float, ends: tuple[float, ...], progress: float, n_
 
 def named(name: str, annealer: Annealer, *arguments: object) -> Annealer:
     """The same annealer under another name."""
-    return Annealer(name, arguments, annealer.value)
+    return replace(annealer, name=name, arguments=arguments)
 
 
 def checked(name: str, *values: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau as TorchPlateau
 
 from callbacks.core.modules import base_of
 from callbacks.schedule import annealers
+from callbacks.schedule import plain_curves as curves
 from callbacks.schedule.annealers import Annealer
 from callbacks.schedule.param_scheduler import ParamScheduler
 from callbacks.schedule.plateau import ReduceLROnPlateau
@@ -100,11 +102,12 @@ def schedule_call(function: Any, script: Script, at: tuple[str, str], name: str)
 
 def simple(function: Any, script: Script, progress: str, n_steps: str) -> str:
     """The call of an annealer that has no phases; without progress, the function alone."""
-    if not isinstance(function, Annealer) or function.name not in HELPERS:
+    if not isinstance(function, Annealer) or function.name not in SIMPLE:
         shown = getattr(function, "name", function)
         script.problem(f"ParamScheduler: {shown!r} within combine() cannot be converted")
         return "..."
-    script.helpers[function.name] = HELPERS[function.name]
+    name = function.name
+    script.helpers[name] = SGDR if name == "sgdr" else inspect.getsource(COPIED[name])
     arguments = [literal(each) for each in function.arguments]
     if function.name == "sgdr":
         arguments.append(n_steps)
@@ -115,7 +118,7 @@ def simple(function: Any, script: Script, progress: str, n_steps: str) -> str:
 
 def phases_of(function: Annealer) -> list[tuple[float, Any]] | None:
     """The shares and the functions of an annealer in phases; None if it has none."""
-    if function.name in HELPERS:
+    if function.name in SIMPLE:
         return None
     value: Any = function.value
     if getattr(value, "func", None) is not annealers._combine:
@@ -191,35 +194,9 @@ def in_phases(phases: list, progress: float, n_steps: int) -> float:
     return phases[at][1](min(max(share, 0.0), 1.0))
 '''
 
-CONSTANT = '''
-def constant(value: float, progress: float) -> float:
-    """The same value all the time."""
-    return value
-'''
-
-LIN = '''
-def lin(start: float, end: float, progress: float) -> float:
-    """Linear from one value to another."""
-    return start + (end - start) * progress
-'''
-
-COS = '''
-def cos(start: float, end: float, progress: float) -> float:
-    """Half a cosine from one value to another."""
-    return end + (start - end) / 2.0 * (math.cos(math.pi * progress) + 1)
-'''
-
-EXP = '''
-def exp(start: float, end: float, progress: float) -> float:
-    """From one value to another by the same factor at each step."""
-    return start * (end / start) ** progress
-'''
-
-POLY = '''
-def poly(start: float, end: float, power: float, progress: float) -> float:
-    """From one value to another by a power of progress."""
-    return start + (end - start) * progress**power
-'''
+#: The functions that scripts copy.
+COPIED = {each.__name__: each for each in (curves.constant, curves.lin, curves.cos, curves.exp, curves.poly)}
+SIMPLE = {"sgdr", *COPIED}
 
 SGDR = '''
 def sgdr(
@@ -234,5 +211,3 @@ def sgdr(
     share = (progress - first) / (ends[at] - first)
     return end + (start - end) / 2.0 * (math.cos(math.pi * share) + 1)
 '''
-
-HELPERS = {"constant": CONSTANT, "lin": LIN, "cos": COS, "exp": EXP, "poly": POLY, "sgdr": SGDR}
