@@ -54,15 +54,23 @@ class AsTheLoss:
             return preds - self.threshold if self.threshold else preds, targets
         return preds, targets
 
-    def warn_of_two_places(self, preds: Tensor, targets: Tensor, fix: str = MOVED) -> None:
-        """Warn once if the classes of scores can be dimension 1 or the last, and the loss shows neither."""
+    def with_classes_second(self, preds: Tensor, targets: Tensor, fix: str = MOVED) -> Tensor:
+        """Scores with the classes in dimension 1; warn once if nothing shows which dimension they are."""
         shape = preds.shape
+        moved = with_classes_second(preds, targets)
         is_known = self.has_warned or self.ignored is not None or preds.ndim < 3
-        if is_known or not shape[:-1] == targets.shape == shape[:1] + shape[2:]:
-            return
-        self.has_warned = True
-        warn(
-            f"{type(self).__name__}: preds have shape {tuple(shape)} and targets {tuple(targets.shape)}, so "
-            "the classes may be dimension 1 or the last one, and dimension 1 is read, as cross_entropy does. "
-            f"If the classes are the last dimension, as in language models, {fix}"
-        )
+        if moved is preds and not is_known and shape[:-1] == targets.shape == shape[:1] + shape[2:]:
+            self.has_warned = True
+            warn(
+                f"{type(self).__name__}: preds have shape {tuple(shape)} and targets {tuple(targets.shape)}, "
+                "so the classes may be dimension 1 or the last one, and dimension 1 is read, as "
+                f"cross_entropy does. If the classes are the last dimension, as in language models, {fix}"
+            )
+        return moved
+
+
+def with_classes_second(preds: Tensor, targets: Tensor) -> Tensor:
+    """Scores with the classes in dimension 1, moved there if only the last dimension can be the classes."""
+    shape = preds.shape
+    are_last = preds.ndim > 2 and shape[-1] > 1 and shape[:-1] == targets.shape != shape[:1] + shape[2:]
+    return preds.movedim(-1, 1) if are_last else preds

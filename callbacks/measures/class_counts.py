@@ -40,7 +40,7 @@ class ClassCounts(OfClasses):
             predicted, counted, targets, n_foreign = binary(preds, targets, self.ignore_index)
             self.n_foreign = self.n_foreign + n_foreign
         else:
-            self.warn_of_two_places(preds, targets)
+            preds = self.with_classes_second(preds, targets)
             counted, targets = self.known(preds, targets)
             predicted, n_classes = preds.argmax(1), preds.shape[1]
         self._check(n_classes, is_binary)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from callbacks.core.missing_names import suggest_arguments
 from callbacks.core.settings import check_count
-from callbacks.measures.as_the_loss import AsTheLoss
+from callbacks.measures.as_the_loss import AsTheLoss, with_classes_second
 from callbacks.measures.sums import Sums
 
 
@@ -22,16 +22,20 @@ def accuracy(preds: Tensor, targets: Tensor) -> Tensor:
     do not count. With a loss of your own, targets below 0 do not count.
 
     Args:
-        preds: scores of shape (items, classes, ...) for class indices as targets. Or, in the shape of
-            `targets`: binary logits, where above 0 means 1 (not probabilities, which are all above 0), or
-            whole numbers, which are compared directly.
-        targets: class indices of shape (items, ...), or 0 and 1 if they are binary. If some are below 0 and
-            none is 0, as with -1 and 1, the signs are compared; beside 0, those below 0 do not count.
+        preds: scores of shape (items, classes, ...) or (items, ..., classes) for class indices as targets.
+            Or, in the shape of `targets`: binary logits, where above 0 means 1 (not probabilities, which are
+            all above 0), or whole numbers, which are compared directly.
+        targets: class indices of shape (items, ...), of which those below 0 do not count, or 0 and 1 if they
+            are binary. If some are below 0 and none is 0, as with -1 and 1, the signs are compared; beside 0,
+            those below 0 do not count.
 
     Raises:
         ValueError: the shapes match neither form.
     """
+    preds = with_classes_second(preds, targets)
     correct = correct_predictions(preds, targets).float()
+    if preds.shape != targets.shape:
+        return correct.sum() / (targets >= 0).sum()
     if not are_binary_scores(preds, targets):
         return correct.mean()
     n_below, n_zeros, n_signs = signs(preds, targets)
@@ -51,13 +55,13 @@ class Accuracy(AsTheLoss, Sums):
     def update(self, preds: Tensor, targets: Tensor) -> None:
         scores = preds
         preds, targets = self.read(preds, targets)
+        preds = self.with_classes_second(preds, targets)
         correct = correct_predictions(preds, targets)
         if preds.shape == targets.shape:
             self.n_predictions = self.n_predictions + correct.numel()
             if are_binary_scores(preds, targets):
                 self.signs = self.signs + signs(scores, targets)
         else:  # numbers of classes
-            self.warn_of_two_places(preds, targets)
             counted = targets >= 0 if self.ignored is None else targets != self.ignored
             correct, self.n_predictions = correct & counted, self.n_predictions + counted.sum()
         self.n_correct = self.n_correct + correct.sum()
@@ -159,7 +163,7 @@ class TopKAccuracy(ClassMean):
         super().__init__(ignore_index)
 
     def update(self, preds: Tensor, targets: Tensor) -> None:
-        self.warn_of_two_places(preds, targets)
+        preds = self.with_classes_second(preds, targets)
         counted, targets = self.known(preds, targets)
         self.n_classes = preds.shape[1]
         if self.k >= self.n_classes:
@@ -178,12 +182,6 @@ class TopKAccuracy(ClassMean):
         return self.mean()
 
 
-CLASSES_LAST = (
-    " If the classes are the last dimension, as in language models, pass your own function that returns "
-    "accuracy(preds.movedim(-1, 1), targets)."
-)
-
-
 def correct_predictions(preds: Tensor, targets: Tensor) -> Tensor:
     """Which predictions of a batch are correct; checks the shapes for `accuracy`."""
     if preds.shape == targets.shape:
@@ -195,7 +193,6 @@ def correct_predictions(preds: Tensor, targets: Tensor) -> Tensor:
         f"accuracy: preds of shape {tuple(preds.shape)} do not match targets of shape "
         f"{tuple(targets.shape)}. Pass scores of shape (items, classes) for class indices of shape "
         "(items,). For binary targets, pass logits of the same shape, such as preds.squeeze(-1)."
-        + (CLASSES_LAST if preds.dim() > 2 and preds.shape[:-1] == targets.shape else "")
     )
 
 

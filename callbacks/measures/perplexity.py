@@ -37,28 +37,28 @@ class Perplexity(ClassMean):
         super().__init__(ignore_index)
 
     def update(self, preds: Tensor, targets: Tensor) -> None:
-        if preds.dim() > 2 and self._are_last(preds, targets):
-            preds = preds.movedim(-1, 1)
+        if self.class_dim is None:
+            preds = self.with_classes_second(
+                preds, targets, "pass Perplexity(class_dim=-1), otherwise class_dim=1."
+            )
+        else:
+            preds = self._moved(preds, targets)
         counted, targets = self.known(preds, targets)
         self.n_classes = preds.shape[1]
         preds = preds.float() if preds.element_size() < 4 else preds
         losses = F.cross_entropy(preds, targets, reduction="none")
         self.add(torch.where(counted, losses, 0).to(widest(preds)).sum(), counted)
 
-    def _are_last(self, preds: Tensor, targets: Tensor) -> bool:
-        """Are the classes the last dimension?"""
+    def _moved(self, preds: Tensor, targets: Tensor) -> Tensor:
+        """Scores with the classes moved from the dimension that was passed to dimension 1."""
         shape = preds.shape
-        if self.class_dim is None:
-            self.warn_of_two_places(preds, targets, "pass Perplexity(class_dim=-1), otherwise class_dim=1.")
-        places = {1: shape[:1] + shape[2:] == targets.shape, -1: shape[:-1] == targets.shape}
-        if not places[self.class_dim or (1 if places[1] else -1)]:
-            more = "" if self.class_dim is None else f", or class_dim={-self.class_dim}"
+        if (shape[:-1] if self.class_dim == -1 else shape[:1] + shape[2:]) != targets.shape:
             raise ValueError(
                 f"Perplexity(class_dim={self.class_dim}): preds of shape {tuple(shape)} do not match "
                 f"targets of shape {tuple(targets.shape)}. Pass logits with the classes in that "
-                f"dimension{more}."
+                f"dimension, or class_dim={-(self.class_dim or 1)}."
             )
-        return self.class_dim == -1 or not places[1]
+        return preds.movedim(-1, 1) if self.class_dim == -1 and preds.ndim > 2 else preds
 
     def compute(self) -> Any:
         return torch.tensor(self.mean(), dtype=torch.float64).exp()

@@ -155,8 +155,7 @@ def classes_last_hint(preds: Tensor, targets: Tensor, title: str) -> str:
     return (
         f"preds have shape {tuple(preds.shape)} and targets {tuple(targets.shape)}, so the classes are the "
         f"last dimension, but {title} takes them in dimension 1. Pass a loss_func that joins items and "
-        f"positions, as in `lambda preds, targets: {title}(preds.flatten(0, -2), targets.flatten())`; the "
-        "metric Perplexity takes class_dim=-1."
+        f"positions, as in `lambda preds, targets: {title}(preds.flatten(0, -2), targets.flatten())`."
     )
 
 

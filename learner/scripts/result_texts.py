@@ -134,7 +134,7 @@ def accuracy(loss_func: Any, targets: Any) -> str:
     reads = AsTheLoss()
     reads.follow(loss_func)
     binary = f"(preds > {reads.threshold:g} if preds.is_floating_point() else preds) == targets"
-    of_classes = "preds.argmax(1) == targets"
+    of_classes = "preds.argmax(1) == targets" if seen.ndim < 2 else "preds.argmax(place) == targets"
     if reads.is_one_hot and seen.is_floating_point() and seen.ndim > 1:
         binary = "preds.argmax(1) == targets.argmax(1)"
     elif seen.is_floating_point() and bool((seen < 0).any()):
@@ -144,7 +144,10 @@ def accuracy(loss_func: Any, targets: Any) -> str:
         of_classes = f"({of_classes})[targets >= 0]"
     elif reads.ignored is not None and bool((seen == reads.ignored).any()):
         of_classes = f"({of_classes})[targets != {reads.ignored}]"
-    return ACCURACY.replace("BINARY", binary).replace("OF_CLASSES", of_classes)
+    lines = f"correct = {of_classes}"
+    if seen.ndim > 1:
+        lines = f"place = 1 if preds.shape[2:] == targets.shape[1:] else -1\n            {lines}"
+    return ACCURACY.replace("BINARY", binary).replace("correct = OF_CLASSES", lines)
 
 
 def squares(name: str, title: str, end: str = "") -> str:

@@ -134,6 +134,26 @@ def by_position(preds, targets):
     return F.cross_entropy(preds.flatten(0, -2), targets.flatten())
 
 
+class ClassesSecond(nn.Module):
+    def forward(self, scores):
+        return scores.movedim(-1, 1)
+
+
+@pytest.mark.parametrize(
+    "metric", [accuracy, F1("macro", ignore_index=-100), TopKAccuracy(2, ignore_index=-100), Perplexity()]
+)
+def test_classes_in_the_last_dimension_are_found(metric):
+    numbers = torch.arange(62).reshape(31, 2)
+    targets = (numbers % 3).masked_fill(numbers % 5 == 0, -100)
+    model = net(6, nn.Unflatten(1, (2, 3)))
+    second = learner_of(nn.Sequential(model, ClassesSecond()), F.cross_entropy, targets, metric).validate()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LearnerWarning)  # of a loss that divides by targets
+        last = learner_of(model, by_position, targets, metric).validate()
+    del second["valid_loss"], last["valid_loss"]
+    assert last == pytest.approx(second)
+
+
 def share_right(preds, targets):
     return accuracy(preds.movedim(-1, 1), targets)
 

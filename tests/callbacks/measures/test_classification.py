@@ -214,7 +214,7 @@ def test_perplexity_finds_the_classes_in_the_last_dimension():
     turned = [(preds.movedim(1, -1), targets) for preds, targets in batches]
     assert over(Perplexity(), turned) == over(Perplexity(class_dim=-1), turned)
     with pytest.raises(
-        ValueError, match=r"preds of shape \(4, 3, 7\) do not match targets of shape \(4, 5\)"
+        ValueError, match=r"preds of shape \(4, 3, 7\), .* do not match targets of shape \(4, 5\)"
     ):
         Perplexity().update(torch.zeros(4, 3, 7), torch.zeros(4, 5, dtype=torch.int64))
 

@@ -129,11 +129,11 @@ def test_the_direction_comes_with_the_metric():
     assert classify(accuracy).measured["valid_accuracy"] == "max"
 
 
-def test_accuracy_of_scores_with_the_classes_last_gets_a_hint_on_what_to_write():
-    preds, targets = torch.rand(4, 7, 5), torch.randint(5, (4, 7))
-    with pytest.raises(ValueError, match=r"accuracy\(preds.movedim\(-1, 1\), targets\)"):
-        accuracy(preds, targets)
-    assert accuracy(preds.movedim(-1, 1), targets) == (preds.argmax(-1) == targets).float().mean()
+def test_accuracy_finds_the_classes_in_the_last_dimension_and_leaves_out_targets_below_0():
+    preds, targets = torch.rand(4, 7, 5), torch.randint(5, (4, 7)).masked_fill(torch.rand(4, 7) < 0.3, -100)
+    counted = targets >= 0
+    right = (preds.argmax(-1) == targets)[counted].float().mean()
+    assert accuracy(preds, targets) == accuracy(preds.movedim(-1, 1), targets) == right
 
 
 @pytest.mark.parametrize(

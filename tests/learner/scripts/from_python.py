@@ -86,6 +86,10 @@ LEARNERS = {
         partial(stopped_by_accuracy, loss=models.hinge),
         {"model": "models.py:YesOrNo", "data": "models.py:signs"},
     ),
+    "classes_last": (
+        partial(stopped_by_accuracy, loss=models.loss_of_answers),
+        {"model": "models.py:TwoAnswers", "data": "models.py:two_answers"},
+    ),
     "sum": (lambda m, d: learner(m, d, partial(F.cross_entropy, reduction="sum")), {}),
     "renamed": (lambda m, d: learner(m, d, models.loss_func), {}),
     "two_outputs": (

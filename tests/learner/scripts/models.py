@@ -185,6 +185,27 @@ def signs():
     return binary(-1.0)
 
 
+class TwoAnswers(nn.Linear):
+    """A model whose scores have the shape (items, answers, classes)."""
+
+    def __init__(self):
+        super().__init__(4, 6)
+
+    def forward(self, x):
+        return super().forward(x).unflatten(1, (2, 3))
+
+
+def two_answers():
+    inputs = torch.randn(40, 4)
+    return [(each, each[:, :2].round().long().clamp(-1, 2)) for each in inputs.split(10)], [
+        (inputs, inputs[:, :2].round().long().clamp(-1, 2))
+    ]
+
+
+def loss_of_answers(preds, targets):
+    return nn.functional.cross_entropy(preds.flatten(0, 1), targets.flatten(), ignore_index=-1)
+
+
 def hinge(preds, targets):
     return (1 - preds * targets).clamp(min=0).mean()
 
