@@ -11,48 +11,36 @@ from torch import Tensor
 from callbacks.measures.sums import Sums
 
 
-class SquaredErrors(Sums):
-    """Sums over items for `MSE`, `RMSE` and `R2`, for each output, in float64 if the device has it."""
+class Errors(Sums):
+    """The mean over all items and outputs of a function of the errors, in float64 if the device has it."""
 
     higher_is_better = False
-    added = ("n_items", "shift", "squares", "sums", "square_sums")
-    n_items: int = 0
-    # the first item is subtracted: small variances are not rounded away, and equal targets become 0
-    shift: Any = 0.0
-    squares: Any = 0.0
-    sums: Any = 0.0
-    square_sums: Any = 0.0
+    added = ("total", "count")
+    total: Any = 0.0
+    count: int = 0
+
+    def of(self, errors: Tensor) -> Tensor:
+        """The numbers that are averaged."""
+        raise NotImplementedError
 
     def update(self, preds: Tensor, targets: Tensor) -> None:
         preds, targets = same_shape(type(self).__name__, preds, targets)
-        if self.n_items == 0 and len(targets):
-            self.shift = targets[0].clone()
-        self.n_items += len(targets)
-        self.squares = self.squares + (preds - targets).square().sum(0)
-        self.sums = self.sums + (targets - self.shift).sum(0)
-        self.square_sums = self.square_sums + (targets - self.shift).square().sum(0)
+        self.total = self.total + self.of(preds - targets).sum()
+        self.count += targets.numel()
 
-    def merge(self, other: SquaredErrors) -> None:
-        """Add what another one has counted, in another process."""
-        if not self.n_items:
-            self.shift = other.shift
-        moved = other.shift - self.shift  # sums of other - shift, from sums of other - other.shift
-        self.square_sums = (
-            self.square_sums + other.square_sums + 2 * moved * other.sums + other.n_items * moved * moved
-        )
-        self.sums = self.sums + other.sums + other.n_items * moved
-        self.squares, self.n_items = self.squares + other.squares, self.n_items + other.n_items
+    def compute(self) -> Any:
+        return self.total / self.count if self.count else torch.tensor(math.nan)
 
 
-class MSE(SquaredErrors):
+class MSE(Errors):
     """Mean of the squared errors over all items and outputs; NaN if there was no item.
 
     Raises:
         ValueError: preds and targets have different shapes.
     """
 
-    def compute(self) -> Any:
-        return (self.squares / self.n_items).mean() if self.n_items else torch.tensor(math.nan)
+    def of(self, errors: Tensor) -> Tensor:
+        return errors.square()
 
 
 class RMSE(MSE):
@@ -68,17 +56,56 @@ class RMSE(MSE):
         return super().compute().sqrt()
 
 
-class R2(SquaredErrors):
+class MAE(Errors):
+    """Mean of the absolute errors over all items and outputs; NaN if there was no item.
+
+    Raises:
+        ValueError: preds and targets have different shapes.
+    """
+
+    def of(self, errors: Tensor) -> Tensor:
+        return errors.abs()
+
+
+class R2(Sums):
     """Coefficient of determination, 1 - residual / total sum of squares; for several outputs the plain mean.
 
     For constant targets it is 1 if all predictions are exact, otherwise 0, as in scikit-learn.
 
     Raises:
-        ValueError: preds and targets have different shapes, or (when the pass ends) there were fewer than two
-            items.
+        ValueError: preds and targets have different shapes, batches have different outputs, or (when the pass
+            ends) there were fewer than two items.
     """
 
     higher_is_better = True
+    added = ("n_items", "shift", "squares", "sums", "square_sums")
+    n_items: int = 0
+    # the first item is subtracted: small variances are not rounded away, and equal targets become 0
+    shift: Any = 0.0
+    squares: Any = 0.0
+    sums: Any = 0.0
+    square_sums: Any = 0.0
+
+    def update(self, preds: Tensor, targets: Tensor) -> None:
+        preds, targets = same_shape("R2", preds, targets)
+        check_outputs("R2", self.shift, targets)
+        if self.n_items == 0 and len(targets):
+            self.shift = targets[0].clone()
+        self.n_items += len(targets)
+        self.squares = self.squares + (preds - targets).square().sum(0)
+        self.sums = self.sums + (targets - self.shift).sum(0)
+        self.square_sums = self.square_sums + (targets - self.shift).square().sum(0)
+
+    def merge(self, other: R2) -> None:
+        """Add what another one has counted, in another process."""
+        if not self.n_items:
+            self.shift = other.shift
+        moved = other.shift - self.shift  # sums of other - shift, from sums of other - other.shift
+        self.square_sums = (
+            self.square_sums + other.square_sums + 2 * moved * other.sums + other.n_items * moved * moved
+        )
+        self.sums = self.sums + other.sums + other.n_items * moved
+        self.squares, self.n_items = self.squares + other.squares, self.n_items + other.n_items
 
     def compute(self) -> Any:
         if self.n_items < 2:
@@ -87,39 +114,19 @@ class R2(SquaredErrors):
         return explained(self.squares, total).mean()
 
 
-class MAE(Sums):
-    """Mean of the absolute errors over all items and outputs; NaN if there was no item.
-
-    Raises:
-        ValueError: preds and targets have different shapes.
-    """
-
-    higher_is_better = False
-    added = ("total", "count")
-    total: Any = 0.0
-    count: int = 0
-
-    def update(self, preds: Tensor, targets: Tensor) -> None:
-        preds, targets = same_shape("MAE", preds, targets)
-        self.total = self.total + (preds - targets).abs().sum()
-        self.count += targets.numel()
-
-    def compute(self) -> Any:
-        return self.total / self.count if self.count else math.nan
-
-
 class JointSpread(Sums):
     """Sums over items of two quantities and their products, for `ExplainedVariance` and `PearsonCorr`."""
 
     higher_is_better = True
     added = ("n_items", "first_shift", "second_shift", "sums")
     n_items: int = 0
-    first_shift: Any = 0.0  # the first item, as in `SquaredErrors`
+    first_shift: Any = 0.0  # the first item, as in `R2`
     second_shift: Any = 0.0
     sums: Any = 0.0
 
     def add(self, first: Tensor, second: Tensor) -> None:
         """Add both quantities of a batch."""
+        check_outputs(type(self).__name__, self.first_shift, first)
         if self.n_items == 0 and len(first):
             self.first_shift, self.second_shift = first[0].clone(), second[0].clone()
         self.n_items += len(first)
@@ -188,6 +195,18 @@ class PearsonCorr(JointSpread):
             return torch.tensor(math.nan)
         preds, targets, products = self.spreads()
         return (products / (preds.sqrt() * targets.sqrt())).clamp(-1, 1).mean()
+
+
+def check_outputs(title: str, first: Any, items: Tensor) -> None:
+    """Raise an error if items have other outputs than the first one, so that sums would be broadcast."""
+    if isinstance(first, Tensor) and len(items) and first.shape != items.shape[1:]:
+        flat = "flatten()" if items.ndim == 2 else "flatten(0, -2)"
+        raise ValueError(
+            f"{title}: the items of a batch have outputs of shape {tuple(items.shape[1:])}, but those of an "
+            f"earlier batch {tuple(first.shape)}, and each is measured on its own. To measure the steps "
+            f"of sequences all alike, define class Flat{title}({title}) with an update(self, preds, targets) "
+            f"that calls super().update(preds.{flat}, targets.{flat})."
+        )
 
 
 def explained(residual: Tensor, total: Tensor) -> Tensor:

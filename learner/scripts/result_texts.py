@@ -75,34 +75,19 @@ class Accuracy:
         return int(self.n_correct) / self.n_items
 '''
 
-SQUARES = '''
+ERRORS = '''
 class NAME:
     """TITLE"""
-
-    def __init__(self):
-        self.squares, self.n_items = 0.0, 0
-
-    def update(self, preds: torch.Tensor, targets: torch.Tensor) -> None:
-        self.squares = self.squares + (preds.double() - targets.double()).square().sum(0)
-        self.n_items += len(targets)
-
-    def compute(self) -> torch.Tensor:
-        return (self.squares / self.n_items).mean()END
-'''
-
-MAE = '''
-class MAE:
-    """The mean absolute error over a pass."""
 
     def __init__(self):
         self.total, self.count = 0.0, 0
 
     def update(self, preds: torch.Tensor, targets: torch.Tensor) -> None:
-        self.total = self.total + (preds.double() - targets.double()).abs().sum()
+        self.total = self.total + (preds.double() - targets.double()).KIND().sum()
         self.count += targets.numel()
 
     def compute(self) -> torch.Tensor:
-        return self.total / self.count
+        return VALUE
 '''
 
 R2 = '''
@@ -150,15 +135,20 @@ def accuracy(loss_func: Any, targets: Any) -> str:
     return ACCURACY.replace("BINARY", binary).replace("correct = OF_CLASSES", lines)
 
 
-def squares(name: str, title: str, end: str = "") -> str:
-    """The source of `MSE` or `RMSE`."""
-    return SQUARES.replace("NAME", name).replace("TITLE", title).replace("END", end)
+def errors(name: str, title: str, kind: str, value: str = "self.total / self.count") -> str:
+    """The source of `MSE`, `RMSE` or `MAE`."""
+    return ERRORS.replace("NAME", name).replace("TITLE", title).replace("KIND", kind).replace("VALUE", value)
 
 
 METRICS = {
     "Accuracy": ACCURACY,
-    "MSE": squares("MSE", "The mean squared error over a pass."),
-    "RMSE": squares("RMSE", "The root of the mean squared error over a pass.", ".sqrt()"),
-    "MAE": MAE,
+    "MSE": errors("MSE", "The mean squared error over a pass.", "square"),
+    "RMSE": errors(
+        "RMSE",
+        "The root of the mean squared error over a pass.",
+        "square",
+        "(self.total / self.count).sqrt()",
+    ),
+    "MAE": errors("MAE", "The mean absolute error over a pass.", "abs"),
     "R2": R2,
 }

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import pearsonr
 from sklearn.metrics import explained_variance_score, r2_score
+from torch.nn import functional as F
 
 from callbacks import MAE, MSE, R2, RMSE, ExplainedVariance, PearsonCorr
 
@@ -105,3 +106,23 @@ def test_a_number_without_a_dimension_is_one_item(metric):
 def test_complex_numbers_are_refused_instead_of_cut(metric):
     with pytest.raises(ValueError, match=rf"{metric.__name__}: preds are torch.complex64.*view_as_real"):
         metric().update(torch.ones(3, dtype=torch.complex64), torch.ones(3, dtype=torch.complex64))
+
+
+STEPS_FIRST = [
+    torch.arange(6.0 * n).reshape(3, n, 2).sin() for n in (4, 1)
+]  # the last batch has one sequence
+
+
+@pytest.mark.parametrize(("metric", "loss"), [(MSE(), F.mse_loss), (MAE(), F.l1_loss)])
+def test_errors_of_batches_with_different_shapes_are_means_over_all_numbers(metric, loss):
+    batches = [(each * 0, each) for each in STEPS_FIRST]
+    together = torch.cat([each.flatten() for each in STEPS_FIRST])
+    assert over(metric, batches) == pytest.approx(loss(together * 0, together).item())
+
+
+@pytest.mark.parametrize("metric", [R2(), PearsonCorr(), ExplainedVariance()])
+def test_different_outputs_in_batches_are_refused_with_a_fix(metric):
+    with pytest.raises(
+        ValueError, match=r"shape \(1, 2\), .* \(4, 2\).*super\(\).update\(preds.flatten\(0, -2\)"
+    ):
+        over(metric, [(each * 0, each) for each in STEPS_FIRST])
