@@ -14,7 +14,7 @@ from typing import Any
 
 from callbacks.core.every import Every
 from callbacks.core.foreign_names import EVENT_WORDS
-from callbacks.core.missing_names import too_many_arguments, unknown_argument
+from callbacks.core.missing_names import Arguments
 
 # Measured on the events and operations: one letter missing, doubled or swapped scores 0.86 and more, while
 # helpers such as `cleanup_files` or `best_so_far` score under 0.84. Short words are not compared: `steps` and
@@ -251,14 +251,6 @@ def check_arguments(cls: type, args: Sequence[Any], keywords: Iterable[str]) -> 
     """Raise a TypeError for an argument that a class does not take, with what was probably meant."""
     if not args and not keywords:
         return
-    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]  # type: ignore[misc]
-    kinds = {each.name: each.kind for each in parameters}
-    own = [each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
-    if inspect.Parameter.VAR_KEYWORD not in kinds.values():
-        for name in keywords:
-            if name not in own:
-                hint = f"Pass them by position, as in {cls.__name__}(first, second)." if name in kinds else ""
-                raise unknown_argument(cls.__name__, name, own, hint)
-    by_position = [each.name for each in parameters if each.kind < each.VAR_POSITIONAL]
-    if len(args) > len(by_position) and inspect.Parameter.VAR_POSITIONAL not in kinds.values():
-        raise too_many_arguments(cls.__name__, by_position, len(args), own)
+    taken = Arguments(list(inspect.signature(cls.__init__).parameters.values())[1:])  # type: ignore[misc]
+    hint = f"Pass them by position, as in {cls.__name__}(first, second)."
+    taken.check(cls.__name__, len(args), keywords, lambda name: hint if name == taken.star else "")

@@ -111,6 +111,22 @@ def parse_interval(interval: Any, place: str | None = None) -> tuple[float, str]
     return number, unit
 
 
+def whole_interval(title: str, argument: str, interval: Any, *units: str) -> tuple[int, str]:
+    """`"10 steps"` to (10, "step"), for an argument that takes only these units, none of them a time."""
+    try:
+        number, unit = parse_interval(interval)
+    except ValueError:
+        number, unit = 0.0, ""
+    if unit not in units:
+        *first, last = [f"{each}s" for each in units]
+        words = f"{', '.join(first)} or {last}" if first else last
+        raise ValueError(
+            f"{title}({argument}={interval!r}): {argument} must be a whole number of {words}, such as "
+            f"'10 {units[0]}s'."
+        )
+    return int(number), unit
+
+
 def as_float(text: str) -> float:
     """A number from its digits; 0 where there are two points."""
     try:

@@ -114,25 +114,50 @@ def too_many_arguments(
     return TypeError(" ".join(filter(None, sentences)))
 
 
-def suggest_arguments(function: Callable[P, R]) -> Callable[P, R]:
-    """Raise an error for too many arguments, or an unknown keyword, with the one that was probably meant.
+class Arguments:
+    """The arguments that a function takes; `check` refuses others, with the one that was probably meant.
 
     Args:
-        function: a function, or the constructor of a class.
+        parameters: of its signature, without those that callers do not write, such as `self`.
+        others: keywords that it passes to another function; None for any.
     """
-    makes, found = function.__name__ == "__init__", list(inspect.signature(function).parameters.values())
-    found = found[1:] if makes else found
-    own = [each.name for each in found]
-    by_position = [each.name for each in found if each.kind < each.VAR_POSITIONAL]
+
+    def __init__(self, parameters: Iterable[inspect.Parameter], others: Iterable[str] | None = None):
+        found = list(parameters)
+        stars = {
+            each.kind: each.name for each in found if each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+        }
+        self.own = [each.name for each in found if each.name not in stars.values()]
+        self.by_position = [each.name for each in found if each.kind < each.VAR_POSITIONAL]
+        self.star = stars.get(inspect.Parameter.VAR_POSITIONAL)
+        self.takes_any = others is None and inspect.Parameter.VAR_KEYWORD in stars
+        self.known = [*self.own, *(others or ())]
+
+    def check(
+        self,
+        title: str,
+        n_given: int,
+        keywords: Iterable[str],
+        hint: Callable[[str], str] = lambda _: "",
+        position_hint: str = "",
+    ) -> None:
+        """Check the number of arguments by position, and the keywords, for which `hint` may return a hint."""
+        if self.star is None and n_given > len(self.by_position):
+            raise too_many_arguments(title, self.by_position, n_given, self.own, position_hint)
+        for name in () if self.takes_any else keywords:
+            if name not in self.known:
+                raise unknown_argument(title, name, self.known, hint(name))
+
+
+def suggest_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """Check the arguments of a function, or of the `__init__` of a class, at each call; see `Arguments`."""
+    makes = function.__name__ == "__init__"
+    taken = Arguments(list(inspect.signature(function).parameters.values())[makes:])
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         title = type(args[0]).__name__ if makes else function.__name__
-        if len(args) - makes > len(by_position):
-            raise too_many_arguments(title, by_position, len(args) - makes, own)
-        for name in kwargs:
-            if name not in own:
-                raise unknown_argument(title, name, own)
+        taken.check(title, len(args) - makes, kwargs)
         return function(*args, **kwargs)
 
     return checked

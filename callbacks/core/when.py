@@ -7,7 +7,7 @@ from types import MethodType
 from typing import Any
 
 from callbacks.core.contract import EVENTS, Callback, LearnerProtocol
-from callbacks.core.every import SECONDS, parse_interval
+from callbacks.core.every import whole_interval
 from callbacks.core.given import as_callback, check_attributes, describe, overridden_by
 from callbacks.core.warning import warn_renamed
 
@@ -31,7 +31,7 @@ class Interval:
         return self if when is None else when.words[self.name]
 
     def __set__(self, when: When, words: str | None) -> None:
-        when.points[self.name] = None if words is None else parsed(self.name, words)
+        when.points[self.name] = None if words is None else whole_interval("When", self.name, words, *CLOCK)
         when.words[self.name] = words
 
 
@@ -262,20 +262,6 @@ def check_callback(given: Any) -> Callback:
             f"{title}(every=...)."
         )
     return found
-
-
-def parsed(argument: str, interval: str) -> tuple[int, str]:
-    """`"10 steps"` to `(10, "step")`."""
-    try:
-        number, unit = parse_interval(interval)
-    except ValueError:
-        number, unit = 0.0, ""
-    if not unit or unit in SECONDS:
-        raise ValueError(
-            f"When({argument}={interval!r}): {argument} must be a whole number of steps, samples or "
-            "epochs, such as '100 steps'."
-        )
-    return int(number), unit
 
 
 def check_window(when: When) -> None:

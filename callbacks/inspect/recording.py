@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.core.contract import Callback, LearnerProtocol
-from callbacks.core.every import parse_interval
+from callbacks.core.every import whole_interval
 from callbacks.model.held import Held
 from callbacks.model.named import COMPILED, as_patterns, find_parameters, short_label
 from callbacks.model.places import Places
@@ -57,7 +57,8 @@ class Recording:
 
     def begin(self, wanted: Any, every: Any) -> None:
         """Check the settings and forget what was recorded; call it in `before_fit`."""
-        self.wanted, self.n = as_patterns(self.owner, self.argument, wanted), steps_in(self.owner, every)
+        self.wanted = as_patterns(self.owner, self.argument, wanted)
+        self.n, _ = whole_interval(self.owner, "every", every, "step")
         self.names: list[str] = []
         self.recorded = {"steps": []}
         self.end()
@@ -167,19 +168,6 @@ def kinds_of(model: nn.Module, names: Sequence[str]) -> list[str]:
     """The class of each module, or of the module that has the parameter."""
     kinds = {name.replace(COMPILED, ""): type(each).__name__ for name, each in model.named_modules()}
     return [kinds.get(name) or kinds.get(name.rpartition(".")[0], "") for name in names]
-
-
-def steps_in(owner: str, every: Any) -> int:
-    """`"10 steps"` to 10."""
-    try:
-        number, unit = parse_interval(every)
-    except ValueError:
-        number, unit = 0.0, ""
-    if unit != "step":
-        raise ValueError(
-            f"{owner}(every={every!r}): every must be a whole number of steps, such as '10 steps'."
-        )
-    return int(number)
 
 
 def stacked(tensors: Iterable[Tensor]) -> Tensor:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from callbacks.core.foreign_names import ARGUMENT_WORDS
-from callbacks.core.missing_names import too_many_arguments, unknown_argument
+from callbacks.core.missing_names import Arguments
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -28,28 +27,19 @@ def suggest_keywords_beside(*others: str) -> Callable[[Callable[P, R]], Callable
 def refusing(function: Callable[P, R], others: tuple[str, ...]) -> Callable[P, R]:
     """The function, with an error for too many arguments, or an unknown keyword that is not of the others."""
     found = inspect.signature(function).parameters.values()
-    own = [each.name for each in found if each.name not in OWNERS and each.kind != each.VAR_KEYWORD]
-    by_position = [each.name for each in found if each.kind == each.POSITIONAL_OR_KEYWORD]
-    n_most = math.inf if any(each.kind == each.VAR_POSITIONAL for each in found) else len(by_position)
+    taken = Arguments([each for each in found if each.name not in OWNERS], others)
+    n_owners = sum(each.name in OWNERS for each in found)
     title = function.__qualname__.split(".")[0] if function.__name__ == "__init__" else function.__name__
+
+    def hint(name: str) -> str:
+        return hint_for(name, taken.own, title)
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        if len(args) > n_most:
-            raise too_many(title, by_position, len(args), own)
-        for name in kwargs:
-            if name not in own and name not in others:
-                raise unknown_argument(title, name, [*own, *others], hint_for(name, own, title))
+        taken.check(title, len(args) - n_owners, kwargs, hint, POSITION_HINTS.get(title, ""))
         return function(*args, **kwargs)
 
     return checked
-
-
-def too_many(title: str, by_position: list[str], n_given: int, own: list[str]) -> TypeError:
-    """The error for more arguments than a function takes by position."""
-    names = [name for name in by_position if name not in OWNERS]
-    n_given -= len(by_position) - len(names)
-    return too_many_arguments(title, names, n_given, own, POSITION_HINTS.get(title, ""))
 
 
 def takes(function: Any, *args: Any, **kwargs: Any) -> bool:
