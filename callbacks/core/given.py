@@ -26,7 +26,8 @@ def as_callback(item: Any, place: str) -> Callback:
     if isinstance(item, (list, tuple)):
         hint = " Pass callbacks one by one, not a list within a list: write *callbacks."
     elif isinstance(item, str):
-        title = item if item.isidentifier() else "EarlyStopping"
+        words = "".join(map(str.capitalize, item.split("_"))) if item.islower() else item
+        title = words if words.isidentifier() else "EarlyStopping"
         hint = f" Names are for recipes; here pass the object itself: from callbacks import {title}."
     elif callable(item) and not isinstance(item, type):
         hint = ' To make a callback from a function, write @on("after_batch") above it.'

@@ -110,8 +110,10 @@ def spread(function: Any) -> Any:
 
 def named(word: str) -> str:
     """The name of the metric that a string means, or an example."""
-    found = {name for module in METRICS for name, each in vars(module).items() if hasattr(each, "compute")}
-    return next((name for name in found if name.lower() == word.lower()), "accuracy")
+    found = {name: each for module in METRICS for name, each in vars(module).items()}
+    exact = {each.metric for each in found.values() if hasattr(each, "metric")}  # the class behind `accuracy`
+    metrics = {name for name, each in found.items() if hasattr(each, "compute") and each not in exact}
+    return next((name for name in metrics if name.lower() == word.lower()), "accuracy")
 
 
 def check_order(function: Any) -> None:

@@ -174,12 +174,13 @@ def test_an_empty_list_is_a_composition_too():
             r"callbacks\[0\] is 'ZeroGrad' \(str\), which is not a callback.* subclass of Callback\. "
             r"Names are for recipes; here pass the object itself: from callbacks import ZeroGrad\.$",
         ),
+        ("early_stopping", r"from callbacks import EarlyStopping\.$"),
         (None, r"is None \(NoneType\), which is not a callback"),
         (lambda learn: None, r'write @on\("after_batch"\) above it'),
         ([Probe()], "one by one, not a list within a list"),
         (dict, r"\(type\), which is not a callback: pass an instance of a subclass of Callback\.$"),
     ],
-    ids=["str", "None", "function", "list", "other class"],
+    ids=["str", "snake case", "None", "function", "list", "other class"],
 )
 def test_what_is_not_a_callback_is_refused(item, words):
     with pytest.raises(TypeError, match=words):
