@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from callbacks.core.warning import warn
 from callbacks.place.device import is_leaf, map_tensors
 from callbacks.place.prefetch import Arrival, is_on_cuda
+from learner.data.sharing.slicing import rebuilt
 from learner.data.tensors import describe
 from learner.files.row_file import RowFile
-from learner.inference.joining import JoinError, items_dimension, join, rebuilt
+from learner.inference.joining import JoinError, items_dimension, join
 
 N_BATCHES = 8  # for which memory is reserved at first if their number is not known
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import reduce
 from numbers import Number
@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from callbacks.core.output import listed
 from callbacks.place.device import tensors_in
+from learner.data.sharing.slicing import rebuilt
 from learner.data.stored import WIDER
 from learner.data.tensors import describe
 
@@ -91,21 +92,6 @@ def join_rows(parts: Sequence[Any], sizes: Sequence[int], place: str) -> Any:
     columns = zip(*parts, strict=True)
     joined = [join(column, sizes, f"{place}[{n}]") for n, column in enumerate(columns)]
     return joined if isinstance(first, list) else rebuilt(first, joined)
-
-
-def rebuilt(first: Any, parts: Sequence[Any]) -> Any:
-    """A tuple or mapping of the kind of `first` that holds these."""
-    if isinstance(first, tuple):
-        if hasattr(first, "_fields"):
-            return type(first)(*parts)
-        return type(first)(parts) if hasattr(first, "n_fields") else tuple(parts)  # as torch.max returns
-    named = dict(zip(first, parts, strict=True))
-    if type(first) is dict or not isinstance(first, MutableMapping):
-        return type(first)(named)
-    new = copy.copy(first)  # keeps a default factory, and the attributes of a Hugging Face output
-    for key, value in named.items():
-        new[key] = value
-    return new
 
 
 def are_outputs(parts: Sequence[Any], sizes: Sequence[int]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,7 @@ class Piece:
         if isinstance(part, PackedSequence):
             return self.of_packed(part)
         if isinstance(part, Mapping):
-            return self.of_mapping(part, path)
+            return rebuilt(part, [self.of(each, (*path, key)) for key, each in part.items()])
         if isinstance(part, (tuple, list)):
             return self.of_sequence(part, path)
         if dataclasses.is_dataclass(part):
@@ -110,15 +110,6 @@ class Piece:
             padded[self.range], lengths[self.range], batch_first=True, enforce_sorted=is_sorted
         )
 
-    def of_mapping(self, part: Mapping[Any, Any], path: tuple[Any, ...]) -> Any:
-        found = {key: self.of(each, (*path, key)) for key, each in part.items()}
-        if type(part) is dict or not hasattr(part, "__setitem__"):
-            return found
-        like: Any = copy.copy(part)
-        for key, each in found.items():
-            like[key] = each
-        return like
-
     def of_sequence(self, part: Sequence[Any], path: tuple[Any, ...]) -> Any:
         """A range of a list with an entry per item; or each entry, if they are columns."""
         shapes = {each.shape[0] if isinstance(each, Tensor) and each.ndim else None for each in part}
@@ -130,6 +121,19 @@ class Piece:
         return rebuilt(part, [self.of(each, (*path, n)) for n, each in enumerate(part)])
 
 
-def rebuilt(like: Any, entries: list[Any]) -> Any:
-    """A list or tuple of the same type with other entries."""
-    return type(like)(*entries) if hasattr(like, "_fields") else type(like)(entries)
+def rebuilt(like: Any, parts: Sequence[Any]) -> Any:
+    """A tuple, list or mapping of the kind of `like` that holds these."""
+    kind: Any = type(like)
+    if isinstance(like, tuple):
+        if hasattr(like, "_fields"):
+            return kind(*parts)
+        return kind(parts) if hasattr(like, "n_fields") else tuple(parts)  # as torch.max returns
+    if not isinstance(like, Mapping):
+        return kind(parts)
+    named = dict(zip(like, parts, strict=True))
+    if kind is dict or not isinstance(like, MutableMapping):
+        return kind(named)
+    new: Any = copy.copy(like)  # keeps a default factory, and the attributes of a Hugging Face output
+    for key, value in named.items():
+        new[key] = value
+    return new
