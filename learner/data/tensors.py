@@ -230,8 +230,8 @@ def draw_rows(n_items: int, shares: Mapping[str, float], seed: int) -> list[Tens
             there = counted(n_items, "item", "items")
             there += f", of which {len(order)} are left" if found else ""
             raise ValueError(
-                f"{name}={share!r} cannot be held out of {there}. Pass a share between 0 and 1 or a "
-                "number of items, with at least one item in each part; a pair (inputs, targets); or None."
+                f"{name}={share!r} cannot be held out of {there}. Pass a share between 0 and 1, or a number "
+                f"of items, so that each part has some; a pair (inputs, targets); or {name}=None for none."
             )
         found.append(order[:n_held_out])
         order = order[n_held_out:]

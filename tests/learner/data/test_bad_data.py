@@ -96,6 +96,11 @@ BAD = {
         ValueError,
         "valid=4 cannot be held out of 4 items",
     ),
+    "share of 0": (
+        lambda: Data.from_tensors(T, valid=0),
+        ValueError,
+        r"valid=0 cannot .* valid=None for none\.$",
+    ),
     "share of 1": (
         lambda: Data.from_tensors(T, valid=1.0),
         ValueError,
