@@ -129,6 +129,14 @@ def test_a_callback_that_leaves_the_model_in_evaluation_mode_does_no_harm(make_l
     assert len(modes) == 2 * (3 + 2)
 
 
+def test_only_a_method_may_be_a_helper_of_the_users_own():
+    with pytest.raises(TypeError, match=r"helper of your own, call it _after_batch"):
+        type("Mine", (Callback,), {"after_batch": lambda self: None})
+    with pytest.raises(TypeError, match="write def") as caught:
+        on("after_batch")(lambda: None)
+    assert "helper" not in str(caught.value)
+
+
 def test_a_hook_of_the_wrong_signature_is_refused_when_the_class_is_defined():
     with pytest.raises(TypeError, match=r"Bad\.after_batch\(self\) cannot be called with only the learner"):
 
