@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Self
 
 from callbacks.core.definition import check_arguments, check_class, is_plain, snake_case
 from callbacks.core.learner_protocol import LearnerProtocol as LearnerProtocol
+from callbacks.core.settings import check_choices
 from callbacks.history.direction import Direction as Direction
 from callbacks.model.declared import objects_of, put_values, values_of
 
@@ -182,6 +183,8 @@ class Callback:
         if "only_observes" not in vars(cls):
             cls.only_observes = False
         check_class(cls, Callback, EVENTS, OPERATIONS)
+        if cls.__module__.startswith("callbacks.") and "__init__" in vars(cls):  # users check their own
+            cls.__init__ = check_choices(cls.__init__)  # type: ignore[method-assign]
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         """Before everything else in a fit: check the arguments, create state."""

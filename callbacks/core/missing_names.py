@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any, ParamSpec, TypeVar
 
 from callbacks.core.foreign_names import ARGUMENT_WORDS, CALLBACK_WORDS
+from callbacks.core.settings import check_given
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -158,6 +159,7 @@ def suggest_arguments(function: Callable[P, R]) -> Callable[P, R]:
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         title = type(args[0]).__name__ if makes else function.__name__
         taken.check(title, len(args) - makes, kwargs)
+        check_given(title, function, args, kwargs)
         return function(*args, **kwargs)
 
     return checked

@@ -9,7 +9,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from callbacks.core.settings import check_choice, check_switches, is_number
+from callbacks.core.settings import is_number
 from callbacks.distributed.sharded import DTYPES
 
 #: Arguments of torch's wrappers that `Distributed` sets itself.
@@ -20,7 +20,6 @@ OF_FULLY_SHARD = {"reshard_after_forward", "shard_placement_fn", "ignored_params
 
 def check_kind(kind: Any, sharding: dict[str, Any], in_order: bool | None) -> None:
     """Check the kind, and that only `fsdp` has arguments for sharding."""
-    check_choice("Distributed", "kind", kind, ("ddp", "fsdp"))
     given = [name for name, value in sharding.items() if value]
     if kind == "ddp" and given:
         raise ValueError(f"Distributed({given[0]}=...) needs FSDP: pass Distributed('fsdp', {given[0]}=...).")
@@ -62,10 +61,8 @@ def check_settings(kind: str, settings: dict[str, Any]) -> None:
         raise TypeError(f"Distributed({kind!r}) has no argument {name!r}.{hint}")
 
 
-def check_others(batch: Any, flags: dict[str, Any], backend: Any, timeout: Any) -> None:
-    """Refuse a batch, flags, a backend or a timeout that cannot be used."""
-    check_choice("Distributed", "batch", batch, ("global", "each"))
-    check_switches("Distributed", **{name: each for name, each in flags.items() if each is not None})
+def check_others(backend: Any, timeout: Any) -> None:
+    """Refuse a backend or a timeout that cannot be used."""
     known = dist.Backend.backend_list
     if backend is not None and (not isinstance(backend, str) or not set(parts_of(backend)) <= {*known}):
         raise ValueError(

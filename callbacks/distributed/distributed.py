@@ -100,8 +100,7 @@ class Distributed(Callback):
         sharding: Any = {"mesh": mesh, "precision": precision, "offload": offload, "layers": layers}
         check_kind(kind, sharding, in_order)
         check_settings(kind, settings)
-        flags = {"sharded": sharded, "in_order": in_order, "offload": offload}
-        check_others(batch, flags, backend, timeout)
+        check_others(backend, timeout)
         self.kind, self.batch, self.sharded, self.in_order = kind, batch, sharded, in_order
         self.backend, self.timeout, self.settings, self.sharding = backend, timeout, settings, sharding
         self._weight = LossWeight(weight, owner="Distributed")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -86,7 +86,7 @@ class WholeStep(Callback):
         self,
         backend: Backend = "inductor",
         *,
-        update: Literal["compiled", "ordinary"] | None = None,
+        update: str | None = None,
         n_programs: int = 4,
         graphs: bool = False,
         name: str | None = None,
@@ -99,7 +99,7 @@ class WholeStep(Callback):
                 f"WholeStep(update={update!r}) has no effect: the update is always that of LeanStep. Leave "
                 "the argument out.",
                 DeprecationWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
         self.backend, self.update, self.n_programs, self.graphs = backend, update, n_programs, graphs
         self.kinds: list[str] = []

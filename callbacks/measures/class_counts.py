@@ -9,10 +9,7 @@ import torch
 from torch import Tensor
 
 from callbacks.core.missing_names import suggest_arguments
-from callbacks.core.settings import check_choice
 from callbacks.measures.classification import OfClasses
-
-AVERAGES = ("binary", "macro", "micro", None)
 
 
 class ClassCounts(OfClasses):
@@ -29,7 +26,7 @@ class ClassCounts(OfClasses):
         *,
         ignore_index: int | None = None,
     ):
-        self.average = check_choice(type(self).__name__, "average", average, AVERAGES)
+        self.average = average
         super().__init__(ignore_index)
 
     def update(self, preds: Tensor, targets: Tensor) -> None:

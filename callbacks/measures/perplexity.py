@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from callbacks.core.missing_names import suggest_arguments
-from callbacks.core.settings import check_choice
 from callbacks.measures.classification import ClassMean
 from callbacks.measures.scores import widest
 
@@ -33,7 +32,7 @@ class Perplexity(ClassMean):
 
     @suggest_arguments
     def __init__(self, *, class_dim: Literal[1, -1] | None = None, ignore_index: int | None = -100):
-        self.class_dim = check_choice("Perplexity", "class_dim", class_dim, (1, -1, None))
+        self.class_dim = class_dim
         super().__init__(ignore_index)
 
     def update(self, preds: Tensor, targets: Tensor) -> None:

@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.modules import declared, modules_beside
-from callbacks.core.settings import check_switches
 from callbacks.model.declared import is_trained
 from callbacks.optim.optimizers import members_of
 from callbacks.optim.parameter_rules import parameters_of
@@ -57,7 +56,6 @@ class DevicePlacement(Callback):
         self, device: str | torch.device = "auto", *, prefetch: bool = True, name: str | None = None
     ):
         super().__init__(name=name)
-        check_switches("DevicePlacement", prefetch=prefetch)
         self.device, self.prefetch = find_device(device), prefetch
         self._placed: nn.Module | None = None
         self._owned: list[Any] | None = None  # what was placed for this fit

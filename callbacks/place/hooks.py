@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from callbacks.core.settings import check_choice
+from callbacks.core.missing_names import suggest_arguments
 from callbacks.place.device import tensors_in
 
 See = Callable[[nn.Module, tuple[Any, ...], Any], Any]
@@ -37,6 +37,7 @@ class Hooks:
         ValueError: `of` has another value.
     """
 
+    @suggest_arguments
     def __init__(
         self,
         modules: nn.Module | Iterable[nn.Module],
@@ -45,7 +46,7 @@ class Hooks:
         of: Literal["forward", "backward"] = "forward",
     ):
         found = [modules] if isinstance(modules, nn.Module) else list(modules)
-        check(found, function, of)
+        check(found, function)
         hook = forward_hook(function) if of == "forward" else backward_hook(function)
         self._handles = [module.register_forward_hook(hook, with_kwargs=True) for module in found]
 
@@ -96,11 +97,10 @@ def backward_hook(function: See) -> Callable[..., None]:
     return hook
 
 
-def check(modules: list[Any], function: Any, of: Any) -> None:
+def check(modules: list[Any], function: Any) -> None:
     """Raise an error for what cannot be hooked."""
     for module in modules:
         if not isinstance(module, nn.Module):
             raise TypeError(f"Hooks: {module!r} is not a module: pass modules, such as model.layers.")
     if not callable(function):
         raise TypeError(f"Hooks(function={function!r}): pass a function of (module, inputs, output).")
-    check_choice("Hooks", "of", of, ("forward", "backward"))

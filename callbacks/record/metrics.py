@@ -8,7 +8,6 @@ from typing import Any, Literal
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.output import listed, print_line
 from callbacks.core.ranks import Ranks
-from callbacks.core.settings import check_choice
 from callbacks.core.warning import warn
 from callbacks.measures.as_metrics import named_metrics
 from callbacks.measures.loss_trial import LossTrial
@@ -60,7 +59,6 @@ class Metrics(Callback):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        check_choice("Metrics", "on", on, ("valid", "train", "both"))
         self.metrics, self.on, self.weight = metrics, on, weight
         by_name = named_metrics(metrics)
         self._has_reported = False  # that there is no validation data

@@ -9,7 +9,6 @@ from typing import Any
 from callbacks.core.contract import Callback, Direction, LearnerProtocol, Order
 from callbacks.core.every import Every
 from callbacks.core.ranks import ALONE, Ranks
-from callbacks.core.settings import check_switches
 from callbacks.core.warning import warn
 from callbacks.history.paths import PendingSave, as_path
 from callbacks.model.held import Held
@@ -95,7 +94,6 @@ class Checkpoint(Callback):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        check_switches("Checkpoint", asynchronous=asynchronous, trainable_only=trainable_only)
         self.trainable_only, self.asynchronous = trainable_only, asynchronous
         self.folder = as_path("Checkpoint", "folder", folder, "the name of a folder, such as 'runs/first'")
         if keep is not None and (type(keep) is not int or keep < 1):

@@ -16,7 +16,7 @@ from functools import partial
 from itertools import accumulate
 from typing import Literal
 
-from callbacks.core.settings import check_choice
+from callbacks.core.missing_names import suggest_arguments
 from callbacks.schedule import plain_curves as curves
 
 __all__ = [
@@ -151,6 +151,7 @@ def _combine(
     return parts[at]((progress - start) / (ends[at] - start) if ends[at] > start else 1.0)
 
 
+@suggest_arguments
 def one_cycle(
     start: float, peak: float, end: float, pct_start: float = 0.25, anneal: Literal["cos", "linear"] = "cos"
 ) -> Annealer:
@@ -172,7 +173,6 @@ def one_cycle(
     Source: Smith and Topin 2018, arXiv:1708.07120.
     """
     share = checked_share("one_cycle", "pct_start", pct_start)
-    check_choice("one_cycle", "anneal", anneal, ("cos", "linear"))
     way = cos if anneal == "cos" else lin
     whole = combine((share, 1 - share), (way(start, peak), way(peak, end)))
     return named("one_cycle", whole, start, peak, end, share, *(() if anneal == "cos" else (anneal,)))

@@ -10,7 +10,6 @@ import torch
 
 from callbacks.core.contract import Callback, CancelTrain, CancelValidate, LearnerProtocol, Order
 from callbacks.core.every import SECONDS, parse_interval
-from callbacks.core.settings import check_choice
 from callbacks.core.when import window_of
 from callbacks.place.device import map_tensors
 
@@ -134,7 +133,7 @@ class ShortEpoch(Callback):
                 f"ShortEpoch({size!r}): pass a share between 0 and 1, such as 0.1, or a whole number of "
                 "batches, such as 1. For whole epochs, leave ShortEpoch out."
             )
-        self.size, self.on = size, check_choice("ShortEpoch", "on", on, ("train", "valid", "both"))
+        self.size, self.on = size, on
         self._is_fitting = False
         self._limits: dict[bool, int | None] = {}  # of the passes now: of training (True), of validation
 

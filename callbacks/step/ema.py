@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.registry import describe
-from callbacks.core.settings import check_choice, check_number
+from callbacks.core.settings import check_number
 from callbacks.core.warning import warn
 from callbacks.model.held import Held
 from callbacks.step.averages import Averages, check_alone, named_weights, put_weights, take_off_noise
@@ -71,7 +71,8 @@ class EMA(Callback):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        check_settings(decay, warmup, buffers, at_end)
+        form = "a number from 0 to below 1, such as 0.999"
+        check_number("EMA", "decay", decay, lambda x: 0 <= x < 1, form)
         self.decay, self.warmup, self.buffers, self.at_end = decay, warmup, buffers, at_end
         self._averages = Averages(with_buffers=buffers == "average")
         self.weights: dict[str, Tensor] | None = None
@@ -195,12 +196,3 @@ def check_end(callback: EMA, learn: LearnerProtocol) -> None:
                 "weights that its best epoch was measured with, which are averages. Leave at_end out, or "
                 f"write {type(other).__name__}(..., restore_best=False)."
             )
-
-
-def check_settings(decay: Any, warmup: Any, buffers: Any, at_end: Any) -> None:
-    """Refuse invalid settings."""
-    check_number("EMA", "decay", decay, lambda x: 0 <= x < 1, "a number from 0 to below 1, such as 0.999")
-    if not isinstance(warmup, bool):
-        raise ValueError(f"EMA(warmup={warmup!r}): warmup must be True or False.")
-    check_choice("EMA", "buffers", buffers, ("copy", "average"))
-    check_choice("EMA", "at_end", at_end, ("averages", "weights"))

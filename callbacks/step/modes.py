@@ -13,7 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.output import with_article
 from callbacks.core.registry import run_forward
-from callbacks.core.settings import check_choice, check_count
+from callbacks.core.settings import check_count
 
 
 class BatchNormFreeze(Callback):
@@ -35,7 +35,7 @@ class BatchNormFreeze(Callback):
 
     def __init__(self, layers: Literal["frozen", "all"] = "frozen", *, name: str | None = None):
         super().__init__(name=name)
-        self.layers = check_choice("BatchNormFreeze", "layers", layers, ("frozen", "all"))
+        self.layers = layers
         self._held: list[nn.Module] = []
         self._has_looked = False  # still False if this was added in the middle of a pass
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from callbacks.core.contract import Callback, CancelStep, Direction, LearnerProtocol, Order
 from callbacks.core.modules import trained_parameters
-from callbacks.core.settings import check_choice, check_count, check_number
+from callbacks.core.settings import check_count, check_number
 from callbacks.core.warning import warn
 from callbacks.model.finite import bad_gradients
 from callbacks.optim.parameter_rules import parameters_of
@@ -74,7 +74,6 @@ class MixedPrecision(Callback):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        check_choice("MixedPrecision", "precision", precision, (*DTYPES,))
         check_number("MixedPrecision", "init_scale", init_scale, lambda scale: scale > 0, "a number above 0")
         check_count("MixedPrecision", "growth_interval", growth_interval, least=1)
         self.precision, self.init_scale, self.growth_interval = precision, init_scale, growth_interval

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.registry import describe
-from callbacks.core.settings import check_choice, check_count, is_number
+from callbacks.core.settings import check_count, is_number
 from callbacks.core.warning import warn
 from callbacks.model.held import Held
 from callbacks.model.named import named_tensors
@@ -71,7 +71,7 @@ class SWA(Callback):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        check_settings(start, lr, anneal_epochs, anneal)
+        check_settings(start, lr, anneal_epochs)
         self.start, self.lr, self.anneal_epochs, self.anneal = start, lr, anneal_epochs, anneal
         self._averages = Averages()
         self.n_averaged = 0
@@ -185,7 +185,7 @@ class SWA(Callback):
                 layer.momentum = momentum
 
 
-def check_settings(start: Any, lr: Any, anneal_epochs: Any, anneal: Any) -> None:
+def check_settings(start: Any, lr: Any, anneal_epochs: Any) -> None:
     """Refuse invalid settings."""
     if not (type(start) is float and 0 <= start < 1) and not (type(start) is int and start >= 0):
         raise ValueError(
@@ -194,7 +194,6 @@ def check_settings(start: Any, lr: Any, anneal_epochs: Any, anneal: Any) -> None
     if lr is not None and (not is_number(lr) or lr <= 0):
         raise ValueError(f"SWA(lr={lr!r}): pass a rate above 0, or None to leave the rates unchanged.")
     check_count("SWA", "anneal_epochs", anneal_epochs, 0)
-    check_choice("SWA", "anneal", anneal, ("cos", "linear"))
     if anneal_epochs and lr is None:
         raise ValueError(f"SWA(anneal_epochs={anneal_epochs}): lr is missing. Pass it too, as in lr=0.01.")
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from learner.data.stored import Stored
 from learner.data.tensors import Column, as_columns, check_batch_size, check_seed, describe, is_whole
+from learner.messages.keywords import suggest_keywords
 
 BLOCK_BYTES = 1 << 20  # a disk reads this nearly as fast as one long piece
 SPARSE = 4  # rows are read one by one if they are spread over so many times their number of items
@@ -73,6 +74,7 @@ class TensorLoader:
         OSError: at the start of a pass or when a batch is read, a mapped file is shorter than before.
     """
 
+    @suggest_keywords
     def __init__(
         self,
         tensors: Sequence[Any] | Mapping[str, Any],
@@ -91,9 +93,6 @@ class TensorLoader:
         self.devices: set[torch.device] = {column.device for column in self.columns}
         self.n_items: int = len(self.columns[0]) if rows is None else len(rows)
         self.batch_size: int = check_batch_size(batch_size)
-        for name, value in (("shuffle", shuffle), ("drop_last", drop_last)):
-            if value not in (True, False):  # "no" would count as True
-                raise TypeError(f"{name}={value!r}: pass True or False.")
         self.shuffle: bool = shuffle
         self.drop_last: bool = drop_last
         self.blocks: Blocks | None = check_order(order, shuffle, self.columns)

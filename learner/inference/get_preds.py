@@ -99,11 +99,6 @@ class Request:
             TypeError, ValueError: one of them cannot be used.
         """
         check_keep(self.keep)
-        if self.returns not in ("joined", "batches"):
-            raise ValueError(f"get_preds(returns={self.returns!r}): choose 'joined' or 'batches'.")
-        for name in ("with_inputs", "with_loss"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"get_preds({name}={getattr(self, name)!r}): pass True or False.")
         if self.with_loss and self.changes and self.keep is not None:
             raise ValueError(
                 "get_preds(with_loss=True, tta=..., keep=...): the loss needs the mean of the whole output. "

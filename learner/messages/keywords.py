@@ -9,13 +9,14 @@ from typing import Any, ParamSpec, TypeVar
 
 from callbacks.core.foreign_names import ARGUMENT_WORDS
 from callbacks.core.missing_names import Arguments
+from callbacks.core.settings import check_given
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def suggest_keywords(function: Callable[P, R]) -> Callable[P, R]:
-    """Raise an error for an unknown keyword, with the one that was probably meant."""
+    """Raise an error for an unknown keyword, with the one that was probably meant, or for a wrong choice."""
     return refusing(function, ())
 
 
@@ -37,6 +38,7 @@ def refusing(function: Callable[P, R], others: tuple[str, ...]) -> Callable[P, R
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         taken.check(title, len(args) - n_owners, kwargs, hint, POSITION_HINTS.get(title, ""))
+        check_given(title, function, args, kwargs)
         return function(*args, **kwargs)
 
     return checked

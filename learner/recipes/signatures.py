@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import inspect
 import math
-import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from callbacks.core.foreign_names import ARGUMENT_WORDS
+from callbacks.core.settings import hints_of, members
 from learner.recipes.recipe_errors import closest
 
 WEIGHTS = ("weight", "pos_weight")  # of classes, in torch's losses: floats, even if written as 1
@@ -85,27 +85,6 @@ class Signature:
         if Tensor in origins and is_numbers(value):
             return torch.tensor(value, dtype=torch.get_default_dtype() if name in WEIGHTS else None)
         return tuple(value) if isinstance(value, list) and tuple in origins and list not in origins else value
-
-
-def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
-    """The types of arguments by name, as far as they can be resolved."""
-    function: Any = target.__init__ if isinstance(target, type) else target
-    function = inspect.unwrap(function)
-    found = {}
-    for name, hint in getattr(function, "__annotations__", {}).items():
-        alone = types.SimpleNamespace(__annotations__={name: hint})
-        try:
-            found |= typing.get_type_hints(alone, getattr(function, "__globals__", {}))
-        except (NameError, TypeError, AttributeError, SyntaxError):  # imported for type checkers only
-            found[name] = Any
-    return found
-
-
-def members(hint: Any) -> list[Any]:
-    """The alternatives of a type."""
-    if typing.get_origin(hint) in (Union, types.UnionType):
-        return [part for option in typing.get_args(hint) for part in members(option)]
-    return [hint]
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -6,7 +6,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from callbacks.core.settings import check_switches
 from callbacks.core.warning import renamed_arguments
 from callbacks.history.paths import as_path, replacing
 from learner.messages.keywords import suggest_keywords
@@ -56,7 +55,6 @@ def report(learn: FullLearner, path: str | Path | None = None, *, predictions: b
         path: the file to write, such as `"report.html"`; None writes nothing, and a notebook shows the page.
         predictions: run the model on the validation data, for a confusion matrix or residuals.
     """
-    check_switches("report", predictions=predictions)
     path = None if path is None else page_path("report", path)
     return made(record_of_learner(learn), learn if predictions else None, path)
 

@@ -24,12 +24,13 @@ def without_base(model: nn.Module, contents: dict[str, Any], names: Iterable[str
     Raises:
         ValueError: the model has no parameter of that name.
     """
-    left = dict.fromkeys([names] if isinstance(names, str) else names)
+    are_several = isinstance(names, Iterable) and not isinstance(names, str)
+    left = dict.fromkeys(names if are_several else [names])
     if not left:
         return contents
     unknown = left.keys() - contents["model"].keys()
     if unknown:
-        raise ValueError(f"save(without=...): the model has no parameter {sorted(unknown)[0]!r}.")
+        raise ValueError(f"save(without=...): the model has no parameter {next(iter(unknown))!r}.")
     kept = {name: each for name, each in contents["model"].items() if name not in left}
     checksum = sum_of(contents["model"][name] for name in left)
     return {**contents, "model": kept, LEFT_OUT: {"names": list(left), "sum": checksum}}

@@ -107,8 +107,6 @@ def load(learn: FullLearner, path: str | Path, *, only: Literal["model"] | None 
         ValueError: it is of another model, optimizer or list of callbacks. Nothing is changed.
     """
     path = as_path("load", "path", path, "the name of a file, such as 'model.pt'")
-    if only not in (None, "model"):
-        raise ValueError(f"load(only={only!r}): choose 'model', or None for everything.")
     if weights_file.is_weights_file(path):
         weights_file.put_weights(learn.model, path.absolute())
         print_line(f"{path.name}: only the weights were loaded; the file contains nothing else for a learner")

@@ -64,13 +64,13 @@ class Resumption:
         """The number of validation passes of the epoch that were over."""
         return self.position.get("n_validated", 0)
 
-    def adapt(self, learn: FullLearner, allow: Iterable[str]) -> None:
+    def adapt(self, learn: FullLearner, allow: tuple[str, ...]) -> None:
         """Remove the contents that do not fit the learner, where the user has allowed a difference.
 
         Raises:
             ValueError: there are other differences.
         """
-        self.allow, current = check_allow(allow), fingerprint(learn)
+        self.allow, current = allow, fingerprint(learn)
         differing = differences(self.contents["fingerprint"], current, self.path, allow=self.allow)
         if "optimizer" in differing:
             self.contents["optimizer"] = None
@@ -187,8 +187,8 @@ def find(learn: FullLearner, n_epochs: int, resume: Resume, allow: Iterable[str]
         ValueError: no callback saves the run, there is nothing to resume, or the file is of another run.
         CheckpointError: all files are damaged.
     """
-    check_resume(resume)
     note_start(learn)
+    allow = check_allow(allow)
     if resume == "never":
         return None
     ranks = ranks_of(learn)
@@ -249,15 +249,6 @@ def find_file(learn: FullLearner, resume: Resume) -> Path | None:
             raise ValueError(f"fit(resume='must'): there is no checkpoint in {shown}. {fix}")
         print_line(f"no run to resume in {shown}: a new run starts")
     return found
-
-
-def check_resume(resume: Any) -> None:
-    """Check the argument `resume` of `fit`."""
-    if resume not in ("auto", "must", "never"):
-        raise ValueError(
-            f"fit(resume={resume!r}): choose 'auto' (resume a run, or start a new one), 'must' (resume, or "
-            "raise an error) or 'never'."
-        )
 
 
 def check_n_epochs(learn: FullLearner, point: Resumption, n_epochs: int) -> None:

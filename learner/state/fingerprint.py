@@ -220,7 +220,7 @@ def fix_for(names: set[str], allow: tuple[str, ...]) -> str:
 
 def check_allow(allow: Iterable[str]) -> tuple[str, ...]:
     """The names of the allowed differences, checked."""
-    names = (allow,) if isinstance(allow, str) else tuple(allow)
+    names = tuple(allow) if isinstance(allow, Iterable) and not isinstance(allow, str) else (allow,)
     for name in names:
         if name not in CHOICES:
             raise ValueError(f"allow={name!r} is not a known difference. Choose from: {', '.join(CHOICES)}.")

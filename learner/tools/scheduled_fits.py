@@ -65,6 +65,7 @@ def fit_one_cycle(
     Source: Smith and Topin 2018, arXiv:1708.07120, "Super-convergence".
     """
     check_factors("fit_one_cycle", div=div, div_final=div_final)
+    check_momentums(moms)
     schedules: dict[str, Any] = {
         "lr": [one_cycle(rate / div, rate, rate / div_final, pct_start) for rate in rates_of(learn, lr_max)]
     }
@@ -185,6 +186,16 @@ def fit_by(
     """Fit with schedules under the name of the method, so that another `ParamScheduler` can be added."""
     scheduler = ParamScheduler(schedules, n_batches=settings.pop("n_batches", None), name=name)
     return learn.fit(n_epochs, [*as_list(callbacks, "callbacks"), scheduler], **settings)
+
+
+def check_momentums(moms: Any) -> None:
+    """Refuse what is not three momentums, or None."""
+    are_three = isinstance(moms, (tuple, list)) and len(moms) == 3
+    if moms is not None and not (are_three and all(is_number(each) and 0 <= each < 1 for each in moms)):
+        raise ValueError(
+            f"fit_one_cycle(moms={moms!r}): pass three numbers from 0 to below 1, as (0.95, 0.85, 0.95), "
+            "or None to leave the momentum unchanged."
+        )
 
 
 def check_factors(function: str, **values: Any) -> None:

@@ -1,16 +1,21 @@
-"""A callback that is made with an unknown argument."""
+"""A callback that is made with an unknown argument, or with a value that its type does not list."""
 
 import copy
+import enum
 import inspect
 import pickle
 from abc import ABC
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
+import torch
 
+import callbacks
 from callbacks import (
     F1,
     MSE,
+    SAM,
     Callback,
     Checkpoint,
     CSVLogger,
@@ -97,3 +102,53 @@ def test_a_callback_is_copied_and_pickled_without_its_arguments():
 def test_the_signature_is_that_of_the_constructor():
     assert list(inspect.signature(WithLimit).parameters) == ["limit", "name"]
     assert list(inspect.signature(Abstract).parameters) == ["name"]
+
+
+OURS = [each for each in vars(callbacks).values() if isinstance(each, type) and issubclass(each, Callback)]
+FLAGS = [
+    (kind, name)
+    for kind in OURS
+    for name, parameter in inspect.signature(kind).parameters.items()
+    if str(parameter.annotation).startswith("bool")
+]
+
+
+@pytest.mark.parametrize(("kind", "flag"), FLAGS)
+@pytest.mark.parametrize("value", ["no", 2, [], torch.zeros(2), np.ones(2)], ids=repr)
+def test_a_flag_must_be_true_or_false(kind, flag, value):
+    with pytest.raises(TypeError, match=rf"{kind.__name__}\({flag}=(.|\n)*: {flag} must be True"):
+        kind(**{flag: value})
+
+
+@pytest.mark.parametrize("value", [False, 0, np.False_, np.bool_(False), torch.tensor(False)], ids=repr)
+def test_a_flag_may_be_what_equals_true_or_false(value):
+    assert not EarlyStopping("valid_loss", restore_best=value).restore_best
+    assert not SAM(adaptive=value).adaptive
+
+
+def test_a_choice_may_be_a_member_of_an_enum():
+    class Pass(enum.StrEnum):
+        TRAIN = "train"
+
+    assert Metrics(MSE(), on=Pass.TRAIN).on == "train"
+
+
+class Passing(SAM):
+    def __init__(self, **settings):
+        super().__init__(**settings)
+
+
+def test_a_subclass_that_passes_its_arguments_on_has_the_same_flags():
+    assert Passing(adaptive=True).adaptive
+    with pytest.raises(TypeError, match=r"Passing.adaptive='no'.: adaptive must be True or False"):
+        Passing(adaptive="no")
+
+
+class WithFlag(Callback):
+    def __init__(self, *, plot: bool = False):
+        super().__init__()
+        self.plot = plot
+
+
+def test_the_flags_of_a_users_callback_are_not_checked():
+    assert WithFlag(plot="later").plot == "later"

@@ -17,7 +17,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"kind": "fsdp", "find_unused_parameters": True}, "is for 'ddp'"),
     ({"batch": 64}, "batch must be 'global' or 'each'"),
     ({"sharded": "yes"}, "must be True or False"),
-    ({"kind": "fsdp", "offload": 1}, "must be True or False"),
+    ({"kind": "fsdp", "offload": 2}, "must be True or False"),
     ({"backend": "glo"}, "as 'gloo' or 'nccl'"),
     ({"backend": 1}, "as 'gloo' or 'nccl'"),
     ({"timeout": "x"}, "a number of seconds above 0"),

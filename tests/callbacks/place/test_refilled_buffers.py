@@ -174,7 +174,7 @@ def test_on_a_cpu_prefetch_changes_nothing():
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("value", [1, "yes", None])
+@pytest.mark.parametrize("value", [2, "yes", None])
 def test_prefetch_must_be_true_or_false(value):
     with pytest.raises(TypeError, match=r"prefetch=.*must be True or False"):
         DevicePlacement("cpu", prefetch=value)

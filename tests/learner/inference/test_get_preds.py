@@ -99,7 +99,7 @@ def test_a_change_is_undone_in_the_output():
         ({"tta": torch.neg, "keep": lambda output: output > 0}, TypeError, "let the model return scores"),
         ({"tta": lambda x: x[:2]}, ValueError, "To undo a change in the output"),
         ({"tta": torch.neg, "keep": abs, "with_loss": True}, ValueError, "Leave keep out"),
-        ({"with_loss": 1}, TypeError, "pass True or False"),
+        ({"with_loss": "no"}, TypeError, "must be True or False"),
         ({"to": "preds.csv"}, ValueError, r"ends in \.npy"),
         ({"to": "x.npy", "returns": "batches"}, ValueError, "leave one out"),
     ],

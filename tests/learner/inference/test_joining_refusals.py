@@ -42,7 +42,7 @@ def test_an_output_that_fits_no_other_is_refused_with_its_place(output, words):
 
 
 def test_an_unknown_request_is_refused_before_the_pass():
-    with pytest.raises(ValueError, match=r"returns='list'.*choose 'joined' or 'batches'"):
+    with pytest.raises(ValueError, match=r"returns='list'.*must be 'joined' or 'batches'"):
         joined(lambda x: x, (1,), returns="list")
     with pytest.raises(TypeError, match=r"keep=True.*name of a part of the output"):
         joined(lambda x: x, (1,), keep=True)

@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from callbacks import LearnerWarning, ZeroGrad, on
+from callbacks import Hooks, LearnerWarning, ZeroGrad, on
+from callbacks.annealers import one_cycle
 from learner import Data, Interpretation, Learner, compare
 
 SGD = partial(torch.optim.SGD, lr=0.1)
@@ -198,6 +199,47 @@ def test_an_unknown_keyword_of_data_is_refused_with_the_correct_one(method, give
 def test_too_many_or_unknown_arguments_are_refused_with_those_that_there_are(call, message):
     with pytest.raises(TypeError, match=re.escape(message)):
         call(learner_of())
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda learn: learn.validate(together="x"),
+            "validate(together='x'): together must be True or False",
+        ),
+        (lambda learn: learn.fit(1, resume="yes"), "resume must be 'auto', 'must' or 'never'"),
+        (lambda learn: learn.load("x.pt", only="modle"), "only must be 'model' or None"),
+        (lambda learn: learner_of(decay_norms="no"), "Learner(decay_norms='no'): decay_norms must be True"),
+        (lambda learn: one_cycle(0.1, 1.0, 0.1, anneal="cosine"), "anneal must be 'cos' or 'linear'"),
+        (
+            lambda learn: Hooks(learn.model, print, of="bakward"),
+            "Hooks(of='bakward'): of must be 'forward' or",
+        ),
+    ],
+)
+def test_a_value_outside_the_choices_is_refused_with_them(call, message):
+    with pytest.raises((TypeError, ValueError), match=re.escape(message)):
+        call(learner_of())
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "message"),
+    [
+        ("fit", {"n_epochs": 1, "allow": 5}, r"allow=5 is not a known difference. Choose from: optimizer"),
+        ("fit", {"n_epochs": 1, "allow": ("batchsize",)}, "allow='batchsize' is not a known difference"),
+        ("fit_one_cycle", {"n_epochs": 1, "moms": 5}, r"moms=5\): pass three numbers"),
+        ("fit_one_cycle", {"n_epochs": 1, "moms": (0.95, 0.85)}, "pass three numbers"),
+        ("fit_one_cycle", {"n_epochs": 1, "moms": (95, 85, 95)}, "from 0 to below 1"),
+        ("save", {"path": "x.pt", "without": 5}, r"the model has no parameter 5\."),
+    ],
+)
+def test_a_setting_that_would_have_no_effect_here_is_checked_too(
+    method, given, message, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        getattr(learner_of(), method)(**given)
 
 
 def test_the_keyword_device_is_refused_with_the_callback():

@@ -143,7 +143,7 @@ def test_of_two_callbacks_that_save_the_newest_file_is_used(tmp_path):
 
 
 def test_a_misspelt_resume_is_refused(learn):
-    with pytest.raises(ValueError, match="choose 'auto'"):
+    with pytest.raises(ValueError, match="must be 'auto', 'must' or 'never'"):
         learn.fit(1, resume="yes")
 
 
