@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from callbacks.history.direction import Direction
-from callbacks.history.drawing import INK, add_legend, line_style, new_panels
+from callbacks.history.drawing import INK, add_legend, add_legend_beside, line_style, new_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +18,7 @@ ALONE = (6.0, 4.0)
 N_COLUMNS = 3
 SPLITS = ("train_", "valid_")
 NO_RESULTS = ("epoch", "seconds", "lr")  # columns that are drawn only on request
+N_INSIDE = 6  # labels up to which the legend is within the panel
 FEW = 50  # epochs up to which each has a marker
 YScale = Literal["linear", "log"]
 
@@ -127,9 +128,10 @@ def draw(ax: Axes, panel: Panel, history: Columns) -> None:
             label = "_stopped" if number else "stopped"  # one entry in the legend is enough
             ax.axvline(epoch, color="grey", linestyle=(0, (1, 3)), linewidth=1.5, label=label)
     ax.set(xlabel=panel.unit, ylabel=panel.label)
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-    if len(ax.get_legend_handles_labels()[1]) > 1:
-        add_legend(ax)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+    n_labels = len(ax.get_legend_handles_labels()[1])
+    if n_labels > 1:
+        (add_legend if n_labels <= N_INSIDE else add_legend_beside)(ax)
 
 
 def mark_best(ax: Axes, panel: Panel, history: Columns) -> None:

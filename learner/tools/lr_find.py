@@ -110,22 +110,27 @@ class LRSearch:
         raw = ax.plot(self.rates, self.raw, "-", color=INK, alpha=0.5, linewidth=1, label="loss")
         smooth = ax.plot(self.rates, self.losses, "-", color=BLUE, linewidth=2, label="smoothed")
         ax.set(xscale="log", xlabel="learning rate", ylabel="loss", title="Nothing to suggest: no fall")
-        low = min(*self.raw, *self.losses)
         if self.falls:
-            high = max(self.losses[: self.losses.index(min(self.losses)) + 1])
-            ax.set_ylim(low - 0.55 * (high - low), high + 0.35 * (high - low))  # room below for labels
             ax.set_title(f"A rate to start with: {self.valley:.2g} (valley)")
             self._draw_suggestions(ax)
-        else:
-            high = max(self.losses)
-            ax.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low) or None)
-        add_legend(ax, handles=[*raw, *smooth], loc="upper left")
+        self._set_limits(ax)
+        add_legend(ax, handles=[*raw, *smooth], loc="upper left", ncols=2)
         return ax
+
+    def _set_limits(self, ax: Axes) -> None:
+        """Cut off the rise at the end; leave room for a legend above the curves, and for labels below."""
+        last = self.losses.index(min(self.losses)) if self.falls else len(self.losses) - 1
+        low, high = min(*self.raw, *self.losses), max(self.losses[: last + 1])
+        bottom = low - (0.55 if self.falls else 0.1) * (high - low)
+        highest = min(max(high, *self.raw[: last + 1]), 2 * high - low)  # a single loss may be much higher
+        if highest > bottom:
+            ax.set_ylim(bottom, bottom + (highest - bottom) / 0.88)
 
     def _draw_suggestions(self, ax: Axes) -> None:
         """Mark each suggestion on the curve, with its meaning on the left of a line down from it."""
         arrow = {"arrowstyle": "-", "color": VERMILLION, "shrinkA": 0}
         found = sorted((getattr(self, name), name) for name in SUGGESTIONS)
+        is_narrow = ax.get_window_extent().width < 4 * ax.figure.dpi  # inches
         for place, (rate, name) in enumerate(found):
             at = min(range(len(self.rates)), key=lambda step: abs(math.log(self.rates[step] / rate)))
             label = f"{NAMES.get(name, name)} {rate:.2g}"
@@ -133,7 +138,7 @@ class LRSearch:
             dot = {"marker": MARKERS[place], "markersize": 7, "color": VERMILLION, "linestyle": ""}
             ax.plot(rate, self.losses[at], label=label, **dot)
             ax.annotate(
-                f" {label}: {MEANINGS[name]} ",
+                f" {label} " if is_narrow else f" {label}: {MEANINGS[name]} ",
                 (rate, self.losses[at]),
                 (rate, 0.26 - 0.07 * place),
                 textcoords=ax.get_xaxis_transform(),

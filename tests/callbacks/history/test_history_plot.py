@@ -90,3 +90,15 @@ def test_columns_that_cannot_be_drawn_are_refused_with_the_reason():
         history_of({"a": 1}).plot("val_loss")
     with pytest.raises(TypeError, match=r"it contains \[1, 2\], but only numbers can be drawn"):
         history_of({"a": [1, 2]}).plot("a")
+
+
+def test_one_epoch_has_one_tick():
+    ax = history_of({"train_loss": 1.0}).plot()
+    low, high = ax.get_xlim()
+    assert [tick for tick in ax.get_xticks() if low <= tick <= high] == [0]
+
+
+def test_the_legend_of_many_results_is_beside_the_panel():
+    ax = history_of(*[{f"set{n}_loss": n for n in range(9)}] * 2).plot()
+    ax.figure.draw_without_rendering()
+    assert ax.get_legend().get_window_extent().x0 > ax.get_window_extent().x1

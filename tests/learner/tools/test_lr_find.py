@@ -167,6 +167,14 @@ def test_the_plot_shows_losses_and_suggestions():
     assert all(math.isfinite(value) for value in ax.get_ylim())
 
 
+def test_the_legend_of_the_plot_covers_no_loss(make_learner):
+    ax = make_learner().lr_find().plot()
+    ax.figure.draw_without_rendering()
+    legend = ax.get_legend().get_window_extent()
+    points = [ax.transData.transform(point) for line in ax.get_lines()[:2] for point in line.get_xydata()]
+    assert not any(legend.contains(*point) for point in points)
+
+
 def test_a_search_on_a_trained_model_reports_that_it_has_nothing_to_suggest():
     learn = make()
     assert learn.lr_find().falls
