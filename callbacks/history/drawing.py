@@ -1,8 +1,8 @@
 """Figures without a display, in one style: matplotlib's own `Figure`, imported only when something is drawn.
 
-The background is transparent and the text grey, so that one picture serves light and dark pages. Colours are
+The background is transparent and the text grey, so that one plot serves light and dark pages. Colours are
 those of Okabe and Ito, which colour-blind people can distinguish; lines also differ in their dashes, and
-points in their markers, so that a picture can be printed in grey.
+points in their markers, so that a plot can be printed in grey.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ BLUE, VERMILLION, GREEN, PURPLE = COLOURS = ("#0072B2", "#D55E00", "#009E73", "#
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (6, 1.5, 1, 1.5)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
 N_NAMED = 12  # lines of a plot that have a name each: more names do not fit next to the plot
-PANEL = (3.2, 2.2)  # inches of one layer's picture
+PANEL = (3.2, 2.2)  # inches of one layer's plot
 N_COLUMNS = 4
-FAINTEST = 1e-4  # share that can just be seen in a picture of histograms
+FAINTEST = 1e-4  # share that can just be seen in a plot of histograms
 
 
 def why_undrawn() -> str:
@@ -42,7 +42,7 @@ def why_undrawn() -> str:
 def check_drawing(owner: str) -> None:
     """Raise an error with the owner's name if nothing can be drawn."""
     if reason := why_undrawn():
-        raise ImportError(f"{owner} draws a picture, but {reason}.", name="matplotlib")
+        raise ImportError(f"{owner} draws a plot, but {reason}.", name="matplotlib")
 
 
 def new_axes(width: float, height: float) -> Axes:
@@ -161,7 +161,7 @@ def draw_lines(ax: Axes, steps: Sequence[int], values: Tensor, names: Sequence[s
 
 
 def draw_histograms(steps: Sequence[int], shares: Tensor, names: Sequence[str], highest: float) -> Figure:
-    """Draw a picture for each layer: steps on x, values on y, brightness for the share.
+    """Draw a plot for each layer: steps on x, values on y, brightness for the share.
 
     `shares` has the shape (steps, layers, bins), in [0, 1], with bins from 0 to `highest`; a layer without a
     number is left out.
@@ -194,7 +194,7 @@ def draw_histograms(steps: Sequence[int], shares: Tensor, names: Sequence[str], 
 
 
 def mark_steps(ax: Axes, steps: Sequence[int]) -> None:
-    """Label the first, middle and last column of a picture with their steps."""
+    """Label the first, middle and last column of a plot with their steps."""
     places = sorted({0, len(steps) // 2, len(steps) - 1})
     ax.set_xticks([place + 0.5 for place in places], [str(steps[place]) for place in places])
 

@@ -163,7 +163,7 @@ class History:
             yscale: `"log"` for a logarithmic y axis.
 
         Returns:
-            The axes of the first panel; `.figure.savefig(path)` writes the picture.
+            The axes of the first panel; `.figure.savefig(path)` writes the plot.
 
         Raises:
             KeyError: no column has that name.

@@ -1,4 +1,4 @@
-"""The picture of a history: a panel for the losses and one for each metric."""
+"""The plot of a history: a panel for the losses and one for each metric."""
 
 from __future__ import annotations
 

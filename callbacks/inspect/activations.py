@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class ActivationStats(Callback):
     """Record the outputs of layers: mean, standard deviation, share near zero, and a histogram at each step.
 
-    `plot_histograms` draws fastai's colour picture, `plot_near_zero` the share near zero, `plot_layers` means
+    `plot_histograms` draws fastai's colour image, `plot_near_zero` the share near zero, `plot_layers` means
     and standard deviations. Only training steps are recorded, and only a layer's last call in a step. Numbers
     stay on the device and are read once per pass. Layers have hooks only while a recorded batch runs through
     the model. A compiled model (`torch.compile`) runs eagerly in recorded steps, because hooks require that.
@@ -167,10 +167,10 @@ class ActivationStats(Callback):
     # Draw
 
     def plot_histograms(self) -> Figure:
-        """Draw a picture of each layer: steps on x, absolute values on y, brightness for the share.
+        """Draw an image of each layer: steps on x, absolute values on y, brightness for the share.
 
-        A healthy layer shows a broad band that does not collapse. A dark picture with a bright line at the
-        bottom means that the layer is dead. A layer that was never called has no picture.
+        A healthy layer shows a broad band that does not collapse. A dark image with a bright line at the
+        bottom means that the layer is dead. A layer that was never called has no panel.
 
         Raises:
             ValueError: nothing was recorded.

@@ -1,4 +1,4 @@
-"""Pictures of the predictions during training."""
+"""Plots of the predictions during training."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ class PlotSnapshots(Callback):
         n: number of panels; six stand in a row.
         every: how often a panel is drawn, until there are `n`, as in `"1 step"` or `"50 steps"`; with epochs,
             the last training batch of each. Only these steps wait for the device.
-        path: where the picture is written when the fit ends, such as `"snapshots.png"`; missing folders are
-            created, and an older picture is overwritten.
+        path: where the plot is written when the fit ends, such as `"snapshots.png"`; missing folders are
+            created, and an older plot is overwritten.
         draw: `draw(ax, learn)` draws a panel from `learn.inputs`, `learn.targets` and `learn.preds`; needed
             unless inputs, targets and predictions are each one number per item. The title is set before.
         ylim: lowest and highest y of every panel; by default chosen to fit the data, and the same for all
             panels unless `draw` is passed.
 
     Attributes:
-        figure: the picture of the last fit, a `matplotlib.figure.Figure`; None before the first panel.
+        figure: the plot of the last fit, a `matplotlib.figure.Figure`; None before the first panel.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -191,7 +191,7 @@ def check_settings(n: int, draw: Any, ylim: Any) -> None:
 
 
 def check_path(path: Path) -> None:
-    """Refuse, before training, a path that no picture can be written to."""
+    """Refuse, before training, a path that no plot can be written to."""
     from matplotlib.backend_bases import FigureCanvasBase
 
     kinds = FigureCanvasBase.get_supported_filetypes()

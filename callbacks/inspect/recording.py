@@ -14,7 +14,7 @@ from callbacks.model.held import Held
 from callbacks.model.named import COMPILED, as_patterns, find_parameters, short_label
 from callbacks.model.places import Places
 
-MAX_LABEL = 32  # characters of a layer in a picture
+MAX_LABEL = 32  # characters of a layer in a plot
 
 Find = Callable[[nn.Module, Any, str], dict[str, Any]]
 
@@ -78,7 +78,7 @@ class Recording:
 
     @property
     def labels(self) -> list[str]:
-        """The name of each part and the class of its module, such as `0.weight Linear`, for pictures."""
+        """The name of each part and the class of its module, such as `0.weight Linear`, for plots."""
         kinds = self.kinds if len(self.kinds) == len(self.names) else [""] * len(self.names)
         return [short_label(name, kind, MAX_LABEL) for name, kind in zip(self.names, kinds, strict=True)]
 

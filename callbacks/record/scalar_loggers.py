@@ -83,7 +83,7 @@ class ScalarLogger(NumberLogger):
         settings: receives a dict when a fit starts: model, loss, optimizer and its settings, number of
             parameters and epochs, callbacks, device, versions.
         file: receives the path of each file when a fit ends, and must copy it: the history as `history.csv`,
-            and what other callbacks have written to their `path`, such as pictures.
+            and what other callbacks have written to their `path`, such as plots.
         every: the interval; the default is the end of each epoch. `"50 steps"` also logs the loss before the
             update and the rates of each 50th step, which waits for the device.
 

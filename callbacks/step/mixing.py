@@ -53,13 +53,13 @@ class MixUp(Mixer):
 
 
 class CutMix(Mixer):
-    """Paste a box of another picture into each picture of a training batch, and mix the loss by area.
+    """Paste a box of another image into each image of a training batch, and mix the loss by area.
 
     The loss is `lam * loss(preds, y) + (1 - lam) * loss(preds, y_other)`, for any loss function that is a
-    mean over the batch; `lam` is the share of the picture that stays. One box is drawn per batch: its area
-    `1 - lam` from a Beta distribution, its centre anywhere. The part outside the picture is cut off, and
+    mean over the batch; `lam` is the share of the image that stays. One box is drawn per batch: its area
+    `1 - lam` from a Beta distribution, its centre anywhere. The part outside the image is cut off, and
     `lam` is computed from the area that is pasted. Training metrics compare predictions with `learn.targets`,
-    the picture's own targets, even if the box is the larger part. The other picture is the one some places
+    the image's own targets, even if the box is the larger part. The other image is the one some places
     further in the batch; the number of places is drawn for each batch. A batch of one item is not mixed.
 
     Args:
@@ -85,7 +85,7 @@ class CutMix(Mixer):
 
     def mix(self, learn: LearnerProtocol, shift: int) -> float:
         """Paste the boxes; a box is drawn even if `shift` is 0."""
-        height, width = picture_size(learn)
+        height, width = image_size(learn)
         draws = self._draws.source
         side = math.sqrt(1 - draws.betavariate(self.alpha, self.alpha))
         top, bottom = span(int(height * side), draws.randrange(height), height)
@@ -130,7 +130,7 @@ class LabelMix(Mixer):
         return 1 - self.amount
 
 
-def picture_size(learn: LearnerProtocol) -> tuple[int, int]:
+def image_size(learn: LearnerProtocol) -> tuple[int, int]:
     """Height and width of the one input."""
     inputs = learn.inputs
     items = list(inputs.values()) if isinstance(inputs, Mapping) else inputs
@@ -155,8 +155,8 @@ def span(size: int, centre: int, length: int) -> tuple[int, int]:
     return max(centre - size // 2, 0), min(centre + size // 2, length)
 
 
-def pasted(pictures: Tensor, shift: int, top: int, bottom: int, left: int, right: int) -> Tensor:
-    """A copy of the pictures, each with a box of another."""
-    new = pictures.clone()
-    new[..., top:bottom, left:right] = pictures[..., top:bottom, left:right].roll(shift, 0)
+def pasted(images: Tensor, shift: int, top: int, bottom: int, left: int, right: int) -> Tensor:
+    """A copy of the images, each with a box of another."""
+    new = images.clone()
+    new[..., top:bottom, left:right] = images[..., top:bottom, left:right].roll(shift, 0)
     return new

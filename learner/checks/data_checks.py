@@ -132,9 +132,9 @@ def n_items_of(loader: Any) -> int | None:
 def item_problems(learn: FullLearner) -> Iterator[Exception]:
     """Inputs, targets and predictions that disagree on the number of items.
 
-    In many correct batches inputs and targets differ in length: nodes of some graphs, a bag of pictures, both
+    In many correct batches inputs and targets differ in length: nodes of some graphs, a bag of images, both
     halves of pairs. The predictions then have the length of the targets; or of the inputs, if these have
-    several rows per item, such as two views of each picture.
+    several rows per item, such as two views of each image.
     """
     n_items, in_inputs = counts_of(learn.inputs, learn.targets)
     if in_inputs is None or learn.data.count_items is not None:

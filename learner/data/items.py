@@ -208,7 +208,7 @@ def lengths_of_tensor(tensor: Tensor) -> Lengths:
 
 
 def lengths_of_sequence(items: Sequence[Any]) -> Lengths:
-    """The number of entries, such as pictures of different sizes; or, in columns, the length of each."""
+    """The number of entries, such as images of different sizes; or, in columns, the length of each."""
     if not items or not all(isinstance(each, Tensor) and each.ndim for each in items):
         return [len(items)], []
     lengths = {each.size(0) for each in items}

@@ -7,7 +7,7 @@ A run's folder has:
     model.safetensors        the final weights; model.pt if safetensors is missing or cannot hold them
     best.safetensors         the weights of the best epoch, if something is monitored; or best.pt
     model_loss.*, best_loss.*   the tensors of a loss that is a module, if it has any
-    history.csv, *.png       a row of results per epoch, and the pictures
+    history.csv, *.png       a row of results per epoch, and the plots
 
 `run.json` is one mapping. A value that is not known is null; numbers that are NaN or infinite are null too.
 

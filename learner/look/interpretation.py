@@ -15,7 +15,7 @@ from callbacks.core.warning import Renamed
 from learner.inference.get_preds import get_preds
 from learner.inference.item_losses import with_items
 from learner.inference.kept_part import Keep
-from learner.look import item_pictures, prediction_pictures
+from learner.look import item_plots, result_plots
 from learner.look.class_report import ClassReport, class_report, number_report
 from learner.look.decoding import Decoded, Kind, decode
 from learner.look.masks import draw_masks, wrong_pixels
@@ -105,7 +105,7 @@ class Interpretation:
         if kind not in (None, *METHODS):
             raise ValueError(f"Interpretation(kind={kind!r}): choose {' or '.join(map(repr, METHODS))}.")
         check_arguments(learn, target, threshold, ignore_index)
-        classes = None if classes is None else item_pictures.as_names("Interpretation", classes)
+        classes = None if classes is None else item_plots.as_names("Interpretation", classes)
         wanted = {"keep": keep, "with_inputs": inputs, "with_loss": losses}
         try:
             found = list(get_preds(learn, loader, **wanted))
@@ -114,7 +114,7 @@ class Interpretation:
                 error.add_note("If single items have no loss, pass Interpretation(..., losses=False).")
             raise
         self.losses = found.pop().float() if losses else None
-        self.inputs = item_pictures.single(found.pop()) if inputs else None
+        self.inputs = item_plots.single(found.pop()) if inputs else None
         self.preds, self.targets = found[0], found[1] if target is None else target(found[1])
         self._decoded = decode(self.preds, self.targets, learn.loss_func, kind, threshold, ignore_index)
         self.kind, self.predicted = self._decoded.kind, self._decoded.predicted
@@ -185,9 +185,9 @@ class Interpretation:
         losses, indices = self.losses.topk(min(k, len(self.losses)))
         chosen = indices.tolist()
         columns = (self.inputs, self.targets, self.preds)
-        return TopLosses(losses, indices, *(item_pictures.first_items(each, chosen) for each in columns))
+        return TopLosses(losses, indices, *(item_plots.first_items(each, chosen) for each in columns))
 
-    # Pictures
+    # Plots
 
     @suggest_keywords
     def plot_confusion_matrix(self, *, ax: Axes | None = None) -> Axes:
@@ -198,11 +198,11 @@ class Interpretation:
         """
         counts = self.confusion_matrix()
         if self.kind == "labels":
-            return prediction_pictures.plot_labels(counts, self.classes, ax)
-        return prediction_pictures.plot_classes(counts, self.classes, ax)
+            return result_plots.plot_labels(counts, self.classes, ax)
+        return result_plots.plot_classes(counts, self.classes, ax)
 
     @suggest_keywords
-    def plot_top_losses(self, k: int = 9, *, show: item_pictures.Show | None = None) -> Figure:
+    def plot_top_losses(self, k: int = 9, *, show: item_plots.Show | None = None) -> Figure:
         """Draw the inputs of the items with the largest losses, with prediction, target and loss.
 
         Classes of pixels are drawn over their image, and those that are wrong in red.
@@ -217,10 +217,10 @@ class Interpretation:
         if self.inputs is None:
             raise ValueError("plot_top_losses: the inputs were not kept. Leave out inputs=False.")
         top = self.top_losses(k)
-        words = item_pictures.result_titles(self._decoded, self.classes, top.indices.tolist())
+        words = item_plots.result_titles(self._decoded, self.classes, top.indices.tolist())
         numbers = zip(words, top.losses.tolist(), top.indices.tolist(), strict=True)
         titles = [f"{title}\nloss {loss:.3g}, item {n}" for title, loss, n in numbers]
-        figure = item_pictures.draw_items(top.inputs, titles, show, top.targets, top.preds)
+        figure = item_plots.draw_items(top.inputs, titles, show, top.targets, top.preds)
         if show is None:
             wrong = wrong_pixels(self._decoded, top.indices)
             draw_masks(figure, self.predicted[top.indices], self.classes, wrong)
@@ -229,12 +229,12 @@ class Interpretation:
     def plot_residuals(self, *, ax: Axes | None = None) -> Axes:
         """Draw the residuals, prediction minus target, over the predictions; ideally they show no pattern."""
         self._check("plot_residuals", "numbers")
-        return prediction_pictures.plot_residuals(self.predicted, self._decoded.targets, self.classes, ax)
+        return result_plots.plot_residuals(self.predicted, self._decoded.targets, self.classes, ax)
 
     def plot_predictions(self, *, ax: Axes | None = None) -> Axes:
         """Draw the predictions over the targets; correct ones are on the diagonal."""
         self._check("plot_predictions", "numbers")
-        return prediction_pictures.plot_predictions(self.predicted, self._decoded.targets, self.classes, ax)
+        return result_plots.plot_predictions(self.predicted, self._decoded.targets, self.classes, ax)
 
     def _check(self, method: str, *kinds: Kind) -> None:
         """Raise an error if a method has no meaning for these targets."""
@@ -273,7 +273,7 @@ def names_of(classes: list[Any] | None, loader: Any, decoded: Decoded) -> list[A
     Names that are there twice, as in ImageNet, get their numbers.
     """
     if classes is None:
-        classes = item_pictures.known_names(loader, decoded.n_classes) or list(range(decoded.n_classes))
+        classes = item_plots.known_names(loader, decoded.n_classes) or list(range(decoded.n_classes))
     if len(classes) != decoded.n_classes:
         raise ValueError(
             f"Interpretation(classes={classes!r}): {len(classes)} names for {decoded.n_classes} "

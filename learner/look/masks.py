@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MAX_NAMED = 12  # classes: more do not fit below the pictures
+MAX_NAMED = 12  # classes: more do not fit below the panels
 
 
 def draw_masks(figure: Figure, masks: Any, names: Sequence[Any] | None, wrong: Tensor | None = None) -> None:
     """Draw classes of pixels over the images of a figure, and below them what the colours mean.
 
-    A class has one colour in all pictures. Class 0 is not drawn. Panels without an image stay as they are.
+    A class has one colour in all panels. Class 0 is not drawn. Panels without an image stay as they are.
 
     Args:
         figure: of `draw_items`.
@@ -64,7 +64,7 @@ def draw_pixels(ax: Axes, values: Tensor, colours: str, highest: int, alpha: flo
 def explain_colours(
     figure: Figure, numbers: Sequence[int], names: Sequence[Any] | None, highest: int, any_wrong: bool
 ) -> None:
-    """A legend below the pictures, with a name for each colour."""
+    """A legend below the panels, with a name for each colour."""
     from matplotlib import colormaps
     from matplotlib.patches import Patch
 

@@ -1,4 +1,4 @@
-"""Pictures of a batch, without and with the model's predictions."""
+"""Plots of a batch, without and with the model's predictions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from learner.inference.kept_part import Keep, part_of
 from learner.inference.one_item import unchanged
 from learner.inference.predictions import loader_or_valid, predicting
 from learner.look.decoding import decode, ignored_by
-from learner.look.item_pictures import (
+from learner.look.item_plots import (
     MAX_NUMBERS,
     Show,
     as_names,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_UNBROKEN = 18  # characters of a row's name that stay on one line
-MAX_PICTURE = 8_000_000  # bytes; a larger one makes the page slow to open
+MAX_IMAGE = 8_000_000  # bytes; a larger one makes the page slow to open
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1c2128; --dim: #59636e; --line: #d8dee4;
@@ -37,7 +37,7 @@ p { margin: 8px 0; max-width: 75ch; }
 .card span { color: var(--dim); font-size: .875rem; display: block; }
 .panels { display: grid; gap: 20px 28px;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); }
-.pictures { display: flex; flex-wrap: wrap; gap: 20px 28px; }
+.images { display: flex; flex-wrap: wrap; gap: 20px 28px; }
 .pair { display: grid; gap: 20px 28px;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
 .pair > * { min-width: 0; }
@@ -163,18 +163,18 @@ def shown(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def picture(path: Path) -> str:
-    """A picture from a file, kept in the page itself; a note if it is too large or cannot be read."""
+def image(path: Path) -> str:
+    """An image from a file, kept in the page itself; a note if it is too large or cannot be read."""
     name = path.stem.replace("_", " ").replace("-", " ")
     try:
         content = path.read_bytes()
     except OSError as error:
         return paragraph(f"{path.name} cannot be read: {error.strerror}.", "dim")
-    if len(content) > MAX_PICTURE:
+    if len(content) > MAX_IMAGE:
         return paragraph(f"{path.name} is left out: it has {len(content) / 1e6:.0f} MB.", "dim")
     kind = {"jpg": "jpeg", "svg": "svg+xml"}.get(path.suffix[1:].lower(), path.suffix[1:].lower())
     data = base64.b64encode(content).decode("ascii")
     return (
         f"<figure><figcaption><b>{escape(name)}</b></figcaption>"
-        f'<img src="data:image/{kind};base64,{data}" alt="{escape(name)}, a picture of this run"></figure>'
+        f'<img src="data:image/{kind};base64,{data}" alt="{escape(name)}, an image of this run"></figure>'
     )

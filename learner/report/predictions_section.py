@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MAX_BESIDE = 12  # up to this number of classes, matrix and scores are side by side
 MAX_CLASSES = 20  # of a matrix with numbers; a larger one is drawn
 MAX_ROWS = 60  # classes in the table of scores
-MANY = 1000  # points above which a picture holds pixels instead
+MANY = 1000  # points above which a plot holds pixels instead
 N_CONFUSED = 5
 
 
@@ -46,7 +46,7 @@ def predictions_section(learn: FullLearner, missing: list[str]) -> str:
 
 
 def confusion(found: Interpretation) -> str:
-    """The confusion matrix with its numbers, or as a picture of many classes or labels."""
+    """The confusion matrix with its numbers, or as a plot of many classes or labels."""
     if found.kind == "classes" and len(found.classes) <= MAX_CLASSES:
         return matrix(found) + confused(found)
     figure: Any = found.plot_confusion_matrix().figure
@@ -94,7 +94,7 @@ def numbers(found: Interpretation) -> str:
 
 
 def draw(plot: Callable[..., Axes], ax: Axes) -> None:
-    """Draw a plot in the style of our pictures; many points as pixels."""
+    """Draw a plot in the style of our plots; many points as pixels."""
     style(ax)
     plot(ax=ax)
     ax.set_title(ax.get_title(), fontsize="small")

@@ -19,7 +19,7 @@ from learner.report.learner_parts import checkpoint_folder, composition, monitor
 from learner.state.fingerprint import versions
 from learner.state.protocol import FullLearner
 
-PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg")
+IMAGES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg")
 NOT_RESULTS = ("epoch", "seconds")  # columns of a history that do not measure the model
 PARTS = ("data", "model", "loss", "optimizer", "metrics", "callbacks", "fit", "seed")  # first in tables
 
@@ -51,7 +51,7 @@ class Record:
     #: `(epoch, reason)` for each fit that ended early
     stops: list[tuple[int, str]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)  #: the content of `run.json`
-    pictures: list[Path] = field(default_factory=list)  #: files with pictures
+    images: list[Path] = field(default_factory=list)  #: files with images
     missing: list[str] = field(default_factory=list)  #: what the page leaves out, each with the reason
 
     @property
@@ -135,8 +135,8 @@ def record_of_folder(folder: str | Path) -> Record:
             record.missing.append(f"{what}: the folder has no {name}.")
         except (OSError, ValueError, csv.Error, RecursionError) as error:
             record.missing.append(f"{what}: {name} cannot be read ({first_line(error)}).")
-    found = [each for each in folder.iterdir() if each.suffix.lower() in PICTURES and each.stem != "losses"]
-    record.pictures, record.title = sorted(found), record.title or record.name
+    found = [each for each in folder.iterdir() if each.suffix.lower() in IMAGES and each.stem != "losses"]
+    record.images, record.title = sorted(found), record.title or record.name
     return record
 
 

@@ -48,7 +48,7 @@ class RunReport:
 def report(learn: FullLearner, path: str | Path | None = None, *, predictions: bool = True) -> RunReport:
     """Report what was trained, with its result, curves, settings and environment, as one HTML page.
 
-    The page needs no network, because it contains its pictures and style. The learner is not changed.
+    The page needs no network, because it contains its plots and style. The learner is not changed.
 
     Args:
         learn: the learner.

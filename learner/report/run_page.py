@@ -15,13 +15,13 @@ from callbacks.save.checkpoint_folder import saved_in
 from learner.data.tensors import counted
 from learner.files.run_files import BEST, FINAL, weights_file
 from learner.report.curves import Line, panel, values_of
-from learner.report.page import Cell, card, code, page, paragraph, picture, section, shown, table
+from learner.report.page import Cell, card, code, image, page, paragraph, section, shown, table
 from learner.report.records import Record, is_number
 from learner.resume.best_weights import best_in
 
 N_CARDS = 3  # results in addition to the main one
 MAX_PANELS = 24
-MAX_PICTURES = 40
+MAX_IMAGES = 40
 MAX_ROWS = 1000  # epochs in the table
 
 
@@ -33,7 +33,7 @@ def run_page(record: Record, predictions: str = "") -> str:
         result_section(record),
         curves_section(record),
         predictions,
-        section("Pictures", pictures(record)),
+        section("Plots", images(record)),
         section("What was trained", settings(record)),
         section("Cost and environment", environment(record)),
         section("Warnings", listing(record.facts.get("warnings", ()))),
@@ -158,14 +158,12 @@ def all_epochs(record: Record) -> str:
     return f"<details><summary>{title}</summary>{body}</details>" if body else ""
 
 
-def pictures(record: Record) -> str:
-    """The pictures of the run's folder."""
-    if len(record.pictures) > MAX_PICTURES:
-        record.missing.append(
-            f"{len(record.pictures) - MAX_PICTURES} pictures: they are in the run's folder."
-        )
-    found = "".join(map(picture, record.pictures[:MAX_PICTURES]))
-    return f'<div class="pictures">{found}</div>' if found else ""
+def images(record: Record) -> str:
+    """The plots in the run's folder."""
+    if len(record.images) > MAX_IMAGES:
+        record.missing.append(f"{len(record.images) - MAX_IMAGES} images: they are in the run's folder.")
+    found = "".join(map(image, record.images[:MAX_IMAGES]))
+    return f'<div class="images">{found}</div>' if found else ""
 
 
 def settings(record: Record) -> str:

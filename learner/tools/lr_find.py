@@ -104,7 +104,7 @@ class LRSearch:
             ax: where to draw; by default a new figure of 7 x 4.5 inches.
 
         Returns:
-            The axes; `.figure.savefig(path)` writes the picture.
+            The axes; `.figure.savefig(path)` writes the plot.
         """
         ax = ax or new_axes(7, 4.5)
         raw = ax.plot(self.rates, self.raw, "-", color=INK, alpha=0.5, linewidth=1, label="loss")

@@ -39,7 +39,7 @@ def plot_schedule(
         ax: where to draw; by default a new figure of 6 x 4 inches.
 
     Returns:
-        The axes; `.figure.savefig(path)` saves the picture.
+        The axes; `.figure.savefig(path)` saves the plot.
 
     Raises:
         TypeError, ValueError: an argument cannot be used, no `ParamScheduler` or `TorchScheduler` changes the

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from ground.mixed import KINDS, learner_of, model_of, pictures
+from ground.mixed import KINDS, images, learner_of, model_of
 from resumed import differs
 from torch import nn
 from torch.nn import functional as F
@@ -73,7 +73,7 @@ def test_the_fit_is_that_of_a_loop_by_hand_bit_for_bit(kind, mix, loss):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     losses = []
     for _ in range(3):
-        for x, y in pictures():
+        for x, y in images():
             inputs, shift, share = mix(x, draws)
             preds, others = model(inputs), torch.cat([y[-shift:], y[:-shift]])
             value = share * loss(preds, y)
@@ -100,7 +100,7 @@ def test_the_mixed_loss_is_that_against_mixed_labels():
 
 
 def test_label_mix_is_on_average_label_smoothing_towards_the_classes_of_the_batch():
-    x, y = pictures(1, 64)[0]
+    x, y = images(1, 64)[0]
     learn = learner_of(LabelMix(0.3, seed=0), data=Data([(x, y)]))
     learn.optimizer.param_groups[0]["lr"] = 0.0
     learn.model.eval()
@@ -160,10 +160,10 @@ def test_several_inputs_and_targets_are_mixed_alike():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_validation_predictions_data_and_the_global_stream_are_as_without_it(kind):
-    batches = pictures()
+    batches = images()
     before = [(x.clone(), y.clone()) for x, y in batches]
-    learn = learner_of(kind(seed=0), data=Data(batches, pictures(1)))
-    plain = learner_of(data=Data(batches, pictures(1)))
+    learn = learner_of(kind(seed=0), data=Data(batches, images(1)))
+    plain = learner_of(data=Data(batches, images(1)))
     draws = [torch.get_rng_state()]
     learn.fit(2)
     draws.append(torch.get_rng_state())
@@ -186,12 +186,12 @@ def test_training_metrics_get_the_own_target_of_each_item():
     )
     learn.data.valid = None
     learn.fit(1)
-    assert not differs(seen, [y for _, y in pictures()])
+    assert not differs(seen, [y for _, y in images()])
     assert "train_accuracy" in learn.results
 
 
 def test_a_batch_of_one_stays_as_it_is():
-    data = [(x[:1], y[:1]) for x, y in pictures()]
+    data = [(x[:1], y[:1]) for x, y in images()]
     learn, plain = learner_of(MixUp(), data=Data(data)), learner_of(data=Data(data))
     learn.fit(2)
     plain.fit(2)
@@ -225,7 +225,7 @@ def test_a_validation_in_mid_epoch_is_not_mixed():
 
         def after_step(self, learn):
             seen.append(learn.validate()["valid_loss"])
-            x, y = pictures(1)[0]
+            x, y = images(1)[0]
             with torch.no_grad():
                 seen.append(F.cross_entropy(learn.model(x), y).item())
 

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from ground.mixed import KINDS, learner_of, model_of, pictures
+from ground.mixed import KINDS, images, learner_of, model_of
 from resumed import Crash, differs
 from torch import nn
 from torch.nn import functional as F
@@ -82,7 +82,7 @@ def test_a_loss_that_is_computed_otherwise_is_refused():
 
     learn = Own(
         model_of(),
-        Data(pictures()),
+        Data(images()),
         F.cross_entropy,
         partial(torch.optim.SGD, lr=0.1),
         [MixUp()],

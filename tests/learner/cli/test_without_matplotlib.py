@@ -32,7 +32,7 @@ def test_a_callback_that_draws_is_refused_before_training(first, capsys):
     assert main(["run", str(first), "callbacks.PlotSnapshots.n=2"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert f"PlotSnapshots, which can be left out, draws a picture, but {MISSING}." in " ".join(err.split())
+    assert f"PlotSnapshots, which can be left out, draws a plot, but {MISSING}." in " ".join(err.split())
     assert "Traceback" not in err
 
 

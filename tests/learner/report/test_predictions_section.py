@@ -45,7 +45,7 @@ def test_classes_have_their_confusion_matrix_and_scores():
     assert "precision" in section(learn)
 
 
-def test_many_classes_are_a_picture():
+def test_many_classes_are_a_plot():
     learn = fitted(torch.arange(10), nn.Linear(2, 30), F.cross_entropy)
     assert '<svg role="img" aria-label="confusion matrix' in section(learn)
 

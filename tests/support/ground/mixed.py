@@ -1,4 +1,4 @@
-"""Learners on pictures, for callbacks that mix them."""
+"""Learners on images, for callbacks that mix them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from learner import Data, Learner
 KINDS = [MixUp, CutMix, LabelMix]
 
 
-def pictures(n_batches: int = 3, batch_size: int = 5) -> list[Any]:
+def images(n_batches: int = 3, batch_size: int = 5) -> list[Any]:
     generator = torch.Generator().manual_seed(0)
     inputs = torch.rand(n_batches, batch_size, 2, 6, 8, generator=generator)
     classes = torch.randint(3, (n_batches, batch_size), generator=generator)
@@ -37,5 +37,5 @@ def model_of() -> nn.Module:
 def learner_of(*callbacks: Any, loss: Any = F.cross_entropy, data: Any = None, **options: Any) -> Any:
     options.setdefault("defaults", (ZeroGrad, Metrics, Recorder))
     model = options.pop("model", None) or model_of()
-    data = data or Data(pictures(), pictures(1))
+    data = data or Data(images(), images(1))
     return Learner(model, data, loss, partial(torch.optim.SGD, lr=0.1), callbacks, **options)

@@ -1,4 +1,4 @@
-"""Pictures of items: images, sequences, rows of a table, text, or drawn by the user's own function."""
+"""Plots of items: images, sequences, rows of a table, text, or drawn by the user's own function."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def draw_texts(texts: Sequence[str], titles: Sequence[str]) -> Figure:
 
 
 def draw_text(ax: Axes, text: str, width: int) -> None:
-    """Draw text with this many characters per line in place of a picture."""
+    """Draw text with this many characters per line in place of an image."""
     lines = "\n".join(textwrap.wrap(textwrap.shorten(text, MAX_WORDS, placeholder=" ..."), width))
     ax.set_axis_off()
     ax.text(0.5, 0.5, lines, ha="center", va="center", color=INK, fontsize="small", transform=ax.transAxes)

@@ -1,4 +1,4 @@
-"""Pictures of predictions and targets: confusion matrices, residuals, and predictions over targets."""
+"""Plots of predictions and targets: confusion matrices, residuals, and predictions over targets."""
 
 from __future__ import annotations
 
