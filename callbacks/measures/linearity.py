@@ -91,6 +91,8 @@ class Trial:
                 if is_same(whole, mean, scale, rounding):
                     return
                 again = float(function(*self._together()))
+                if broadcasts(function, *self._together(), whole):
+                    return  # the checks before a fit report it
                 first = float(function(*map(kept, self._batches[0])))
         except Exception:  # noqa: BLE001 - a function for single batches: it shows nothing, and did its work
             return
@@ -105,6 +107,16 @@ class Trial:
     def _together(self) -> list[Any]:
         """Predictions and targets of all kept batches."""
         return [joined(parts) for parts in zip(*self._batches, strict=True)]
+
+
+def broadcasts(function: Callable[..., Any], preds: Any, targets: Any, value: float) -> bool:
+    """Does the value change if preds of shape (N, 1), for example, get the shape (N,) of the targets?"""
+    if not (isinstance(preds, Tensor) and isinstance(targets, Tensor) and preds.numel() == targets.numel()):
+        return False
+    try:
+        return not is_same(value, float(function(preds.reshape(targets.shape), targets)))
+    except Exception:  # noqa: BLE001 - it takes only its own shape
+        return False
 
 
 def are_rows(tensors: list[Tensor]) -> bool:

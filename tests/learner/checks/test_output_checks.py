@@ -213,3 +213,20 @@ def test_other_metrics_of_numbers_raise_no_warning(metric, targets, loss):
         warnings.simplefilter("error", LearnerWarning)
         flat_learner(metric, targets, loss).fit(1)
     assert getattr(metric, "n", 1) == 1
+
+
+def root_of_one_column(preds, targets):
+    return (preds[:, 0] - targets).square().mean().sqrt()
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"), [(mean_error, "broadcasts"), (root_of_one_column, "is not a mean over items")]
+)
+def test_a_metric_that_broadcasts_gets_only_the_warning_that_helps(metric, words):
+    parts = [(X[:4], FLAT[:4]), (X[4:], FLAT[4:])]
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    learn = Learner(net(n_outputs=1), Data(parts, parts), flat_loss, sgd, metrics=[metric])
+    with pytest.warns(LearnerWarning) as found:
+        learn.fit(1)
+    about = [str(each.message) for each in found if "the metric" in str(each.message)]
+    assert [words in each for each in about] == [True]
