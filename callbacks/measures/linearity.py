@@ -83,6 +83,8 @@ class Trial:
 
     def _try(self, name: str, function: Callable[..., Any]) -> None:
         values = self._values[name]
+        if all(float(weight) == 1 for _, weight in values) and self._has_rows():
+            return  # each batch is one item, such as a query with its documents
         mean = mean_of(values)
         scale, rounding = max(abs(float(value)) for value, _ in values), rounding_of(values[0][0])
         try:
@@ -103,6 +105,10 @@ class Trial:
                 f"metric of all their items is {whole:.4g}. To call it once on the whole pass, write from "
                 f"callbacks import whole_pass, and pass whole_pass({name})."
             )
+
+    def _has_rows(self) -> bool:
+        """Does a kept batch have several rows?"""
+        return any(len(each) > 1 for each in tensors_in(self._batches))
 
     def _together(self) -> list[Any]:
         """Predictions and targets of all kept batches."""

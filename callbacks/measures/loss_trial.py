@@ -119,7 +119,7 @@ def reduction_found(loss_func: Any, batches: list[tuple[Any, Any]], n_items: lis
         n_items: of each batch, as `Data(n_items=)` counts them: the number of its nodes in a mask, perhaps.
     """
     values = [value_of(loss_func, *batch) for batch in batches]
-    whole = value_of(loss_func, *[joined(parts) for parts in zip(*batches, strict=True)])
+    whole = value_of(loss_func, *together(batches))
     n_rows = [float(len(next(tensors_in(batch)))) for batch in batches]
     if is_same(whole, weighted(values, n_rows)) or is_same(whole, weighted(values, n_items), rounding=EXACT):
         return None
@@ -132,6 +132,30 @@ def reduction_found(loss_func: Any, batches: list[tuple[Any, Any]], n_items: lis
             if is_same(whole, weighted(values, weights), rounding=EXACT):
                 return code
     return None
+
+
+def together(batches: list[tuple[Any, Any]]) -> list[Any]:
+    """Predictions and targets of all batches: their rows joined, or their columns if the rows are time."""
+    if has_fewer_columns([{each.shape[:2] for each in tensors_in(batch)} for batch in batches]):
+        turned = [map_tensors(batch, turn) for batch in batches]
+        return map_tensors([joined(parts) for parts in zip(*turned, strict=True)], turn)
+    return [joined(parts) for parts in zip(*batches, strict=True)]
+
+
+def has_fewer_columns(shapes: list[set[torch.Size]]) -> bool:
+    """Does the last batch have fewer columns and as many rows, as a smaller batch with time first has?
+
+    Batches of sequences of different lengths also have different numbers of columns, but not only the last.
+    """
+    if any(len(each) > 1 for each in shapes) or len(set.union(*shapes[:-1])) > 1:
+        return False
+    (first,), (last,) = shapes[0], shapes[-1]
+    return len(first) == len(last) == 2 and first[0] == last[0] > 1 and last[1] < first[1]
+
+
+def turn(leaf: Any) -> Any:
+    """A tensor with its first two dimensions swapped; other leaves are kept."""
+    return leaf.transpose(0, 1) if isinstance(leaf, Tensor) else leaf
 
 
 def value_of(loss_func: Any, preds: Any, targets: Any) -> float:
@@ -159,6 +183,7 @@ def named_targets(targets: Any) -> Iterator[tuple[str, Tensor]]:
 
 def weights_of(name: str, tensors: list[Tensor]) -> Iterator[tuple[str, list[float]]]:
     """What a loss may divide by in each batch, with its code: targets that are not ignored, or a mask."""
+    yield f"{name}.numel()", [float(each.numel()) for each in tensors]
     if tensors[0].is_floating_point():
         yield f"(~{name}.isnan()).sum()", [float((~each.isnan()).sum()) for each in tensors]
     elif tensors[0].dtype is not torch.bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from callbacks.place.device import tensors_in
@@ -136,8 +137,11 @@ def item_problems(learn: FullLearner) -> Iterator[Exception]:
     halves of pairs. The predictions then have the length of the targets; or of the inputs, if these have
     several rows per item, such as two views of each image.
     """
+    if learn.data.count_items is not None:
+        return
     n_items, in_inputs = counts_of(learn.inputs, learn.targets)
-    if in_inputs is None or learn.data.count_items is not None:
+    if in_inputs is None:
+        yield from single_number_problems(learn, n_items)
         return
     in_preds = lengths_of(learn.preds)[0]
     are_views = bool(n_items) and in_inputs > n_items and in_inputs % n_items == 0 and in_inputs in in_preds
@@ -148,3 +152,19 @@ def item_problems(learn: FullLearner) -> Iterator[Exception]:
         f"({describe(learn.batch)}); means and learn.n_samples use {n_items}. To confirm or change the "
         "number, pass Data(..., n_items=lambda batch: ...)."
     )
+
+
+def single_number_problems(learn: FullLearner, n_items: int) -> Iterator[Exception]:
+    """A target that is a single number, while the inputs have rows that the predictions do not have.
+
+    The batch may be one item, such as a set of points. If the predictions have the rows too, the number
+    belongs to all items, such as a temperature.
+    """
+    lengths = lengths_of(learn.preds)[0]
+    is_number = isinstance(learn.targets, Tensor) and learn.targets.ndim == 0
+    if is_number and n_items > 1 and lengths and all(length % n_items for length in lengths):
+        yield LearnerWarning(
+            f"the target of a batch is a single number ({describe(learn.batch)}), so means and "
+            f"learn.n_samples use {n_items}, the length of its inputs. If a batch is one item, pass "
+            "Data(..., n_items=lambda batch: 1); otherwise, confirm with n_items=lambda batch: len(batch[0])."
+        )

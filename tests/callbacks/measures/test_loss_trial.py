@@ -224,6 +224,37 @@ def test_a_copy_of_the_metrics_tries_the_loss_of_its_own_learner():
             each.validate()
 
 
+def mean_of_squares(preds, targets):
+    return (preds - targets).square().mean()
+
+
+def of_sequences(lengths, loss=mean_of_squares):
+    """A learner whose batches have equally many rows, and these numbers of columns."""
+    torch.manual_seed(0)
+    batches = [(torch.randn(5, n, 3), torch.randn(5, n, 1)) for n in lengths]
+    return Learner(line(), Data(batches, list(batches)), loss, partial(torch.optim.SGD, lr=0.1)), batches
+
+
+def test_a_smaller_last_batch_with_time_first_raises_a_warning_whose_fix_is_right():
+    learn, batches = of_sequences([4, 4, 1])
+    with pytest.warns(LearnerWarning, match=r"divides by .*lambda learn: learn.targets.numel\(\)\)"):
+        learn.validate()
+    inputs, targets = (torch.cat(parts, 1) for parts in zip(*batches, strict=True))
+    whole = mean_of_squares(learn.model(inputs), targets).item()
+    weighted = Metrics(weight=lambda learn: learn.targets.numel())
+    fixed = Learner(learn.model, learn.data, mean_of_squares, callbacks=[weighted])
+    with assert_silent():
+        assert fixed.validate()["valid_loss"] == pytest.approx(whole)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "loss"), [([4, 4, 4], mean_of_squares), ([2, 4, 3], mean_of_squares), ([4, 1], F.mse_loss)]
+)
+def test_sequences_of_equal_lengths_or_of_many_raise_no_warning(lengths, loss):
+    with assert_silent():
+        of_sequences(lengths, loss)[0].validate()
+
+
 def of_nodes(preds, targets, mask):
     return F.mse_loss(preds[mask[:, 0]], targets[mask[:, 0]])
 

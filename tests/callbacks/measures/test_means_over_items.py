@@ -186,6 +186,22 @@ def test_one_batch_is_correct_and_raises_no_warning():
         assert not math.isnan(measured(f1, sizes=20))
 
 
+def rank_of_best(preds, targets):
+    return 1.0 + (preds > preds[targets.argmax()]).sum()
+
+
+def test_a_batch_that_is_one_item_with_several_rows_raises_no_warning():
+    torch.manual_seed(0)
+    queries = [(torch.randn(n, 3), torch.rand(n, 1)) for n in (5, 3, 8)]
+    data = Data(queries, list(queries), n_items=lambda batch: 1)
+    learn = Learner(nn.Linear(3, 1), data, F.mse_loss, metrics=[rank_of_best])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LearnerWarning)
+        found = learn.validate()["valid_rank_of_best"]
+    ranks = [rank_of_best(learn.model(x), y).item() for x, y in queries]
+    assert found == sum(ranks) / 3
+
+
 def test_trying_a_function_draws_no_random_numbers():
     def drawing(preds, targets):
         return torch.rand(()).sqrt()

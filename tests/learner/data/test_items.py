@@ -186,6 +186,24 @@ def test_sequences_of_different_lengths_raise_one_warning_with_the_fix():
         make(n_items=lambda batch: batch[0].shape[1]).fit(1)
 
 
+def test_sets_of_points_with_one_number_each_raise_one_warning_with_the_fix():
+    batches = [(torch.rand(n, 3), torch.tensor(1.0)) for n in (7, 4)]
+    with pytest.warns(LearnerWarning, match=r"use 7, the length of its inputs.*n_items=lambda batch: 1"):
+        fitted(lambda x: x.sum(0)[:1], batches, lambda preds, target: (preds - target).square().mean())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LearnerWarning)
+        learn = fitted(lambda x: x.sum(0)[:2].mean(), batches, n_items=lambda batch: 1)
+    assert learn.n_samples == 2
+
+
+@pytest.mark.parametrize("function", [lambda x: x[:, 0], lambda x: torch.cat([x, x]), lambda x: x.mean()])
+@pytest.mark.parametrize("n_rows", [1, 4])
+def test_one_number_for_all_items_raises_no_warning(function, n_rows):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LearnerWarning)
+        fitted(function, [(torch.rand(n_rows, 3), torch.tensor(1.0))], lambda x, y: (x - y).square().mean())
+
+
 # Which samples count
 
 BATCHES = [(torch.rand(n, 3), torch.rand(n, 3)) for n in (4, 3, 2)]
