@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate
@@ -126,6 +126,10 @@ def combine(shares: Sequence[float], parts: Sequence[Callable[[float], float]]) 
         TypeError: a part is not callable, or a share is not a number.
         ValueError: the numbers of shares and parts differ, or the shares do not sum to 1.
     """
+    if not isinstance(shares, Iterable) or not isinstance(parts, Iterable):
+        raise TypeError(
+            f"combine({shares!r}, {parts!r}): pass several of both, as (0.3, 0.7), (lin(0, 1), cos(1, 0))."
+        )
     shares, parts = tuple(shares), tuple(parts)
     for part in parts:
         if not callable(part):

@@ -93,6 +93,8 @@ def named_columns(inputs: Mapping[str, Any], targets: Any) -> Columns:
                 f"targets: {key!r} {problem}, {describe(inputs)}: write from_tensors({{'x': ..., 'y': ...}}, "
                 "'y'), or pass the targets as a mapping with other names."
             )
+    if not inputs:
+        raise ValueError("inputs are an empty mapping: pass at least one tensor, by the model's argument.")
     both = {**inputs, **added}
     if not all(isinstance(key, str) for key in both):
         raise TypeError(

@@ -86,7 +86,7 @@ def labels_of(name: str, labels: Any, n_items: int) -> np.ndarray[Any, Any]:
 
 def as_folds(folds: Any, n_items: int, stratify: Any, groups: Any) -> Folds:
     """The user's folds, or those of a scikit-learn splitter."""
-    if hasattr(folds, "split"):
+    if hasattr(folds, "split") and not isinstance(folds, (str, bytes, Tensor)):
         plain = [None if each is None else np.asarray(each) for each in (stratify, groups)]
         folds = folds.split(np.zeros((n_items, 1)), *plain)
     if not isinstance(folds, Iterable) or isinstance(folds, (str, bytes)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torchmetrics
@@ -14,7 +15,19 @@ from scipy.stats import pearsonr
 from sklearn.metrics import explained_variance_score, r2_score
 from torch.nn import functional as F
 
-from callbacks import MAE, MSE, R2, RMSE, ExplainedVariance, PearsonCorr
+from callbacks import (
+    AUROC,
+    F1,
+    MAE,
+    MSE,
+    NDCG,
+    R2,
+    RMSE,
+    ExplainedVariance,
+    PearsonCorr,
+    Perplexity,
+    TopKAccuracy,
+)
 
 
 def numbers(sizes, seed, *shape, offset=0.0):
@@ -126,3 +139,20 @@ def test_different_outputs_in_batches_are_refused_with_a_fix(metric):
         ValueError, match=r"shape \(1, 2\), .* \(4, 2\).*super\(\).update\(preds.flatten\(0, -2\)"
     ):
         over(metric, [(each * 0, each) for each in STEPS_FIRST])
+
+
+@pytest.mark.parametrize("metric", [MAE, RMSE, ExplainedVariance, F1, AUROC, NDCG, Perplexity, TopKAccuracy])
+@pytest.mark.parametrize("wrong", [[1.0, 2.0], np.ones(2), 3, {"logits": torch.ones(2)}, None], ids=repr)
+def test_preds_and_targets_that_are_not_tensors_are_refused_by_their_type(metric, wrong):
+    kind = type(wrong).__name__
+    with pytest.raises(TypeError, match=rf"{metric.__name__}.update: preds must be .* type {kind}. Convert"):
+        metric().update(wrong, torch.ones(2))
+
+
+def test_an_error_in_a_metric_of_the_user_stays_as_it_is():
+    class OfLogits(MAE):
+        def update(self, preds, targets):
+            super().update(preds["logits"], targets.missing)
+
+    with pytest.raises(AttributeError, match="missing"):
+        OfLogits().update({"logits": torch.ones(2)}, torch.ones(2))

@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from callbacks import Hooks, LearnerWarning, ZeroGrad, on
-from callbacks.annealers import one_cycle
-from learner import Data, Interpretation, Learner, compare
+from callbacks.annealers import combine, one_cycle
+from learner import Data, Interpretation, Learner, compare, cross_validate
 
 SGD = partial(torch.optim.SGD, lr=0.1)
+PAIR = torch.ones(4, 1), torch.ones(4, 1)
 
 
 def learner_of(optimizer=SGD, **options) -> Learner:
@@ -211,6 +212,12 @@ def test_too_many_or_unknown_arguments_are_refused_with_those_that_there_are(cal
         (lambda learn: learn.fit(1, resume="yes"), "resume must be 'auto', 'must' or 'never'"),
         (lambda learn: learn.load("x.pt", only="modle"), "only must be 'model' or None"),
         (lambda learn: learner_of(decay_norms="no"), "Learner(decay_norms='no'): decay_norms must be True"),
+        (lambda learn: combine(0.5, []), "combine(0.5, []): pass several of both"),
+        (lambda learn: Data.from_tensors({}, torch.ones(3), batch_size=1), "inputs are an empty mapping"),
+        (
+            lambda learn: cross_validate(len, PAIR, folds="five", n_epochs=1),
+            "(folds='five'): pass",
+        ),
         (lambda learn: one_cycle(0.1, 1.0, 0.1, anneal="cosine"), "anneal must be 'cos' or 'linear'"),
         (
             lambda learn: Hooks(learn.model, print, of="bakward"),
@@ -218,7 +225,7 @@ def test_too_many_or_unknown_arguments_are_refused_with_those_that_there_are(cal
         ),
     ],
 )
-def test_a_value_outside_the_choices_is_refused_with_them(call, message):
+def test_a_value_that_cannot_be_used_is_refused_with_those_that_can(call, message):
     with pytest.raises((TypeError, ValueError), match=re.escape(message)):
         call(learner_of())
 
