@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from difflib import get_close_matches
 from functools import partial
 from numbers import Integral
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from callbacks.core import draws
+from callbacks.core.missing_names import Arguments
 from callbacks.history.history import History
 from callbacks.record.progress import Progress
 from learner.data.batching import TensorLoader
@@ -184,18 +184,11 @@ def check_maker(name: str, value: Any) -> None:
 
 def check_settings(make_module: Any, settings: Mapping[str, Any]) -> None:
     """Refuse a setting `module__...` that is not an argument of the function that makes the module."""
-    found = inspect.signature(make_module).parameters
-    if any(each.kind == each.VAR_KEYWORD for each in found.values()):
-        return
-    for name in settings:
-        if name not in found:
-            close = get_close_matches(name, found, n=1)
-            hint = f" Did you mean module__{close[0]}?" if close else ""
-            known = ", ".join(f"module__{each}" for each in found) or "none"
-            raise TypeError(
-                f"{getattr(make_module, '__name__', make_module)} has no argument {name!r}, as in "
-                f"module__{name}.{hint} Available: {known}."
-            )
+    parameters = inspect.signature(make_module).parameters.values()
+    taken = Arguments([each.replace(name=f"module__{each.name}") for each in parameters])
+    taken.check(
+        getattr(make_module, "__name__", str(make_module)), 0, [f"module__{each}" for each in settings]
+    )
 
 
 def leave_out_a_single_item(learn: Learner) -> None:

@@ -8,6 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from callbacks.history.history import show
+
 MAX_UNBROKEN = 18  # characters of a row's name that stay on one line
 MAX_IMAGE = 8_000_000  # bytes; a larger one makes the page slow to open
 
@@ -156,11 +158,9 @@ class Cell:
 
 def shown(value: Any) -> str:
     """A value as text: numbers with four digits after the point, or four digits in all if they are small."""
-    if isinstance(value, float):
-        return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.4g}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}" if abs(value) >= 10_000 else str(value)
-    return "" if value is None else str(value)
+    return show(value)
 
 
 def image(path: Path) -> str:

@@ -94,7 +94,7 @@ def test_a_misspelt_parameter_is_refused_with_a_suggestion():
         classifier().set_params(n_epoch=3)
     with pytest.raises(TypeError, match=r"no parameter 'optimiser__lr'\. Did you mean optimizer__lr"):
         classifier(optimiser__lr=3).fit(X, Y)
-    with pytest.raises(TypeError, match=r"'hiden'.* Did you mean module__hidden\?"):
+    with pytest.raises(TypeError, match=r"'module__hiden'.* Did you mean module__hidden\?"):
         classifier(module__hiden=3).fit(X, Y)
 
 
