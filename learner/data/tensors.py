@@ -94,7 +94,7 @@ def named_columns(inputs: Mapping[str, Any], targets: Any) -> Columns:
                 "'y'), or pass the targets as a mapping with other names."
             )
     if not inputs:
-        raise ValueError("inputs are an empty mapping: pass at least one tensor, by the model's argument.")
+        raise ValueError("there are no items: inputs are an empty mapping. Pass at least one tensor by name.")
     both = {**inputs, **added}
     if not all(isinstance(key, str) for key in both):
         raise TypeError(
