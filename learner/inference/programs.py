@@ -127,6 +127,7 @@ def write_onnx(model: nn.Module, call: Call, file: Path) -> tuple[Run, str]:
     from torch import onnx  # slow
 
     program = traced(model, call)
+    check_tensors(program)
     try:
         with quiet():
             made = onnx.export(program, dynamo=True, verbose=False)
@@ -143,6 +144,16 @@ def write_onnx(model: nn.Module, call: Call, file: Path) -> tuple[Run, str]:
 
     inputs = ", ".join(f"{each.name} {each.shape}" for each in session.get_inputs())
     return run, f"an ONNX file, {size_of(file)}, with the inputs {inputs}"
+
+
+def check_tensors(program: torch.export.ExportedProgram) -> None:
+    """Refuse a program with other outputs than tensors and None, which the ONNX exporter cannot convert."""
+    values = [getattr(each.arg, "value", None) for each in program.graph_signature.output_specs]
+    if found := [value for value in values if value is not None]:
+        raise ValueError(
+            f"export: the model's output contains {found[0]!r} ({type(found[0]).__name__}), and an ONNX file "
+            "returns only tensors. Leave it out of the output, return it as a tensor, or export a .pt2."
+        )
 
 
 def session_of(file: Path) -> Any:

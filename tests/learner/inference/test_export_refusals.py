@@ -66,6 +66,15 @@ def test_an_operator_that_onnx_lacks_is_named(tmp_path):
         make(Bessel(), torch.rand(5, 3)).export(tmp_path / "model.onnx")
 
 
+def test_an_output_that_is_no_tensor_is_named(tmp_path):
+    class Counts(nn.Module):
+        def forward(self, x):
+            return x * 2, 3
+
+    with pytest.raises(ValueError, match=r"contains 3 \(int\), and an ONNX file returns only tensors"):
+        make(Counts(), torch.rand(5, 3)).export(tmp_path / "model.onnx")
+
+
 def test_a_number_type_that_onnx_runtime_lacks_is_reported(tmp_path):
     learn = make(nn.Linear(3, 2).bfloat16(), torch.rand(5, 3).bfloat16())
     with pytest.raises(ValueError, match=r"Gemm.*bfloat16 .* export a copy in float32"):
