@@ -93,7 +93,8 @@ class Trial:
                 if is_same(whole, mean, scale, rounding):
                     return
                 again = float(function(*self._together()))
-                if broadcasts(function, *self._together(), whole):
+                preds, targets = self._together()
+                if broadcasts(function, preds, targets, whole):
                     return  # the checks before a fit report it
                 first = float(function(*map(kept, self._batches[0])))
         except Exception:  # noqa: BLE001 - a function for single batches: it shows nothing, and did its work
