@@ -66,7 +66,7 @@ def test_an_operator_that_onnx_lacks_is_named(tmp_path):
         make(Bessel(), torch.rand(5, 3)).export(tmp_path / "model.onnx")
 
 
-def test_an_output_that_is_no_tensor_is_named(tmp_path):
+def test_an_output_that_is_not_a_tensor_is_named(tmp_path):
     class Counts(nn.Module):
         def forward(self, x):
             return x * 2, 3
