@@ -22,17 +22,17 @@ class SimCLR(Learner):
     """Learns to find, for each view, the other view of the same image."""
 
     def forward(self):
-        (pictures,) = self.inputs
-        views = [view(pictures) for _ in range(2)] if self.training else [pictures] * 2
+        (images,) = self.inputs
+        views = [view(images) for _ in range(2)] if self.training else [images] * 2
         self.preds = self.model(torch.cat(views))
 
 
-def view(pictures):
+def view(images):
     """Images moved by up to a pixel, brighter or darker, with noise: changes that keep the digit."""
-    steps = torch.randint(-1, 2, (len(pictures), 2)).tolist()
-    moved = torch.stack([picture.roll(step, (1, 2)) for picture, step in zip(pictures, steps, strict=True)])
-    light = 0.6 + 0.8 * torch.rand(len(pictures), 1, 1, 1, device=pictures.device)
-    return moved * light + 0.1 * torch.randn_like(pictures)
+    steps = torch.randint(-1, 2, (len(images), 2)).tolist()
+    moved = torch.stack([image.roll(step, (1, 2)) for image, step in zip(images, steps, strict=True)])
+    light = 0.6 + 0.8 * torch.rand(len(images), 1, 1, 1, device=images.device)
+    return moved * light + 0.1 * torch.randn_like(images)
 
 
 def info_nce(preds, targets, temperature=0.2):
@@ -55,9 +55,7 @@ def make_learner(**options):
 def neighbour_accuracy(learn):
     """The share of held-out images that have the class of their nearest neighbour in the training data."""
     known, asked = (loader.tensors for loader in (learn.data.train, learn.data.valid))
-    codes = [
-        F.normalize(learn.model(pictures.to(learn.device)), dim=1).cpu() for pictures, _ in (known, asked)
-    ]
+    codes = [F.normalize(learn.model(images.to(learn.device)), dim=1).cpu() for images, _ in (known, asked)]
     nearest = (codes[1] @ codes[0].T).argmax(1)
     return (known[1][nearest] == asked[1]).float().mean().item()
 

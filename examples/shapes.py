@@ -6,10 +6,10 @@ from torch.utils.data import DataLoader, Dataset
 
 
 def draw_shapes(n_items: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Noisy pictures of a disc, a square or a cross.
+    """Noisy images of a disc, a square or a cross.
 
     Returns:
-        Pictures of shape (items, 1, 16, 16), and labels 0, 1 or 2 of shape (items,).
+        Images of shape (items, 1, 16, 16), and labels 0, 1 or 2 of shape (items,).
     """
     draw = torch.Generator().manual_seed(seed)
     labels = torch.randint(3, (n_items,), generator=draw)
@@ -19,26 +19,26 @@ def draw_shapes(n_items: int, seed: int) -> tuple[Tensor, Tensor]:
     far, near = torch.maximum(dx, dy), torch.minimum(dx, dy)
     kinds = torch.stack([dx.hypot(dy), far, far + 9 * (near > 1)])
     distances = kinds[labels, torch.arange(n_items)]
-    pictures = (distances < 3 + size) + 0.5 * torch.randn(n_items, 16, 16, generator=draw)
-    return pictures.unsqueeze(1), labels
+    images = (distances < 3 + size) + 0.5 * torch.randn(n_items, 16, 16, generator=draw)
+    return images.unsqueeze(1), labels
 
 
 class Shapes(Dataset):
-    """The pictures one by one; with `augment` they are mirrored and moved at random."""
+    """The images one by one; with `augment` they are mirrored and moved at random."""
 
     def __init__(self, n_items: int, seed: int, augment: bool = False):
-        self.pictures, self.labels = draw_shapes(n_items, seed)
+        self.images, self.labels = draw_shapes(n_items, seed)
         self.augment = augment
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        picture = self.pictures[index]
+        image = self.images[index]
         if self.augment:
-            picture = picture.flip(-1) if torch.rand(()) < 0.5 else picture
-            picture = picture.roll(torch.randint(-2, 3, (2,)).tolist(), (-2, -1))
-        return picture, self.labels[index]
+            image = image.flip(-1) if torch.rand(()) < 0.5 else image
+            image = image.roll(torch.randint(-2, 3, (2,)).tolist(), (-2, -1))
+        return image, self.labels[index]
 
 
 def make_loaders() -> tuple:
@@ -49,7 +49,7 @@ def make_loaders() -> tuple:
 
 
 class ShapeNet(nn.Sequential):
-    """Pictures of shape (items, 1, 16, 16) to scores of shape (items, 3)."""
+    """Images of shape (items, 1, 16, 16) to scores of shape (items, 3)."""
 
     def __init__(self) -> None:
         super().__init__(
