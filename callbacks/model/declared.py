@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from callbacks.model.module_state import put_state, state_of
-from callbacks.model.plain_attributes import refilled
+from callbacks.model.plain_attributes import DEEPEST, refilled
 
 KIND = "state of"  # the key that marks the state of an object, or of a container of objects
 ITEMS, TRAINED = "items", "a trained tensor"
@@ -63,7 +62,7 @@ def put_into(there: Any, marked: dict[str, Any], place: str) -> None:
             elif is_marked(value):
                 put_into(items[key], value, f"{place}[{key!r}]")
             elif not isinstance(there, tuple):
-                there[key] = value
+                there[key] = refilled(items[key], value)
         return
     if not is_stateful(there):
         raise ValueError(
@@ -80,11 +79,8 @@ def put_into(there: Any, marked: dict[str, Any], place: str) -> None:
 
 def filled(there: Any, values: Tensor) -> Tensor:
     """The trained tensor with these values: the existing one, which an optimizer may hold, or a new one."""
-    if not is_trained(there) or there.shape != values.shape:
-        return nn.Parameter(values)
-    with torch.no_grad():
-        there.copy_(values)
-    return there
+    found = refilled(there, values) if is_trained(there) else values
+    return there if found is there else nn.Parameter(values)
 
 
 def objects_of(owner: Any, names: Iterable[str]) -> dict[str, Any]:
@@ -97,12 +93,16 @@ def objects_of(owner: Any, names: Iterable[str]) -> dict[str, Any]:
         held = getattr(type(owner), name, None)
         if isinstance(held, property) and held.fset is not None:
             continue
-        value = getattr(owner, name, None)
-        if is_kept(value):
-            found[name] = value
-        else:
-            found |= {f"{name}.{key}": each for key, each in items_of(value) if is_kept(each)}
+        found |= kept_in(getattr(owner, name, None), name)
     return found
+
+
+def kept_in(value: Any, name: str, depth: int = 0) -> dict[str, Any]:
+    """Such objects in a value, by name; only trained tensors in containers within a container."""
+    if is_trained(value) or (depth < 2 and is_stateful(value)):
+        return {name: value}
+    items = items_of(value) if depth < DEEPEST else []
+    return {key: each for n, item in items for key, each in kept_in(item, f"{name}.{n}", depth + 1).items()}
 
 
 def is_kept(value: Any) -> bool:

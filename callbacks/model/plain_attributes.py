@@ -128,7 +128,14 @@ def put_value(owner: dict[str, Any], name: str, value: Any) -> None:
 
 
 def refilled(there: Any, value: Any) -> Any:
-    """The existing list, dict or deque with these values, since a hook may hold it; else the value itself."""
+    """The existing list, dict, deque or trained tensor with these values, since others may hold it.
+
+    For anything else it is the value itself.
+    """
+    if isinstance(there, Tensor) and isinstance(value, Tensor) and there.requires_grad and there.is_leaf:
+        return filled(there, value)
+    if type(there) is type(value) is tuple and len(there) == len(value):
+        return tuple(map(refilled, there, value))
     if there is value or type(there) is not type(value) or type(value) not in CONTAINERS[1:]:
         return value
     if isinstance(there, dict):
@@ -139,6 +146,15 @@ def refilled(there: Any, value: Any) -> Any:
         items = [refilled(there[n] if n < len(there) else None, each) for n, each in enumerate(value)]
         there.clear()
         there.extend(items)
+    return there
+
+
+def filled(there: Tensor, values: Tensor) -> Tensor:
+    """A trained tensor with these values if it has their shape, and otherwise the values."""
+    if there is values or there.shape != values.shape:
+        return values
+    with torch.no_grad():
+        there.copy_(values)
     return there
 
 

@@ -71,11 +71,21 @@ class Temperatures(Callback):
         self.second.zero_grad()
 
 
+class Nested(Temperatures):
+    """Declares a container in which the tensors are deeper."""
+
+    state = ("second", "parts")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = {"all": [(self.weights[0], 0.5), {"last": self.weights[1]}]}
+
+
 def in_window() -> When:
     return When(Temperatures(), until="9 epochs")
 
 
-@pytest.mark.parametrize("kind", [Weighted, Temperatures, in_window])
+@pytest.mark.parametrize("kind", [Weighted, Temperatures, Nested, in_window])
 def test_declared_parameters_resume_as_the_same_objects(kind: Any, tmp_path: Path) -> None:
     whole = make(kind)
     whole.fit(3)
