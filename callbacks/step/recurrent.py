@@ -201,7 +201,7 @@ class RNNRegularizer(Callback):
 def layer_of(model: nn.Module, argument: str, name: str) -> nn.Module:
     """The submodule of that name."""
     parts = dict(model.named_modules())
-    if name not in parts:
+    if not isinstance(name, str) or name not in parts:
         names = ", ".join(each for each in parts if each)
         raise ValueError(f"RNNRegularizer({argument}={name!r}): no such layer. Available: {names}.")
     return parts[name]

@@ -101,6 +101,10 @@ def async_save(
     Source: `torch.distributed.checkpoint.async_save`, which writes the tensors of sharded models.
     """
     path = as_path("async_save", "path", path, "the name of a file, such as 'model.pt'").absolute()
+    if then is not None and not callable(then):
+        raise TypeError(
+            f"async_save(then={then!r}): pass a function without arguments, to be called at the end."
+        )
     then = then or (lambda: None)
     if not takes_part(learn, at):
         return PendingSave(lambda: None)

@@ -17,6 +17,7 @@ from callbacks.history.history import History
 from callbacks.results.numbers import Results, as_results, results_of
 from learner.data import items
 from learner.data.data import Data
+from learner.messages.keywords import suggest_keywords
 
 if TYPE_CHECKING:
     from learner.state.protocol import FullLearner, LoopProtocol
@@ -88,6 +89,7 @@ class FitState(PassState, Clock):
     hidden_at_start: dict[str, Any] | None = None  # marks of tensors that no checkpoint holds
     given: set[str] | None = None  # the names of the callbacks at the call of `fit`
 
+    @suggest_keywords
     def stop(self, reason: str, *, alike: bool = False) -> None:
         """End the fit at the end of the current span.
 

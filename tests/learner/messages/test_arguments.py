@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from callbacks import Hooks, LearnerWarning, ZeroGrad, on
+from callbacks import Hooks, LearnerWarning, RNNRegularizer, ZeroGrad, on
 from callbacks.annealers import combine, one_cycle
 from learner import Data, Interpretation, Learner, compare, cross_validate
 
@@ -212,6 +212,9 @@ def test_too_many_or_unknown_arguments_are_refused_with_those_that_there_are(cal
         (lambda learn: learn.fit(1, resume="yes"), "resume must be 'auto', 'must' or 'never'"),
         (lambda learn: learn.load("x.pt", only="modle"), "only must be 'model' or None"),
         (lambda learn: learner_of(decay_norms="no"), "Learner(decay_norms='no'): decay_norms must be True"),
+        (lambda learn: learn.stop("enough", alike="no"), "stop(alike='no'): alike must be True or False"),
+        (lambda learn: learn.async_save("x.pt", then=5), "async_save(then=5): pass a function"),
+        (lambda learn: learn.fit(1, RNNRegularizer(rnn=["0"])), "RNNRegularizer(rnn=['0']): no such layer"),
         (lambda learn: combine(0.5, []), "combine(0.5, []): pass several of both"),
         (lambda learn: Data.from_tensors({}, torch.ones(3), batch_size=1), "inputs are an empty mapping"),
         (
