@@ -98,4 +98,5 @@ def other_file(given: str) -> str:
     close = closest(given, [*beside, *below])
     if close:
         return f"Did you mean {close}?"
-    return f"Available: {', '.join(sorted(beside)[:8])}." if beside else "`learner init` writes a recipe."
+    found = sorted(beside or below)
+    return f"Available: {', '.join(found[:8])}." if found else "`learner init` writes a recipe."

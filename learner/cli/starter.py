@@ -85,7 +85,8 @@ def write(folder: Path) -> list[Path]:
     there = [str(path) for path in texts if path.exists()]
     if there:
         names = " and ".join(there)
-        raise Mistake(f"init: {names} would be overwritten. Choose another folder: learner init first.")
+        free = next((name for name in ("first", "second", "third") if not Path(name).exists()), "FOLDER")
+        raise Mistake(f"init: {names} would be overwritten. Choose another folder: learner init {free}.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, text in texts.items():

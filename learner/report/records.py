@@ -144,7 +144,7 @@ def other(folder: Path) -> str:
     """Suggest the run of that name in `runs`, or the runs next to or below the given path."""
     if ((meant := folder.parent / "runs" / folder.name) / "recipe.yaml").is_file():
         return f" Did you mean {shown_path(meant)}?"
-    for place in (folder, folder / "runs", folder / "trials", folder.parent):
+    for place in (folder, folder / "runs", folder / "trials", folder.parent / "runs", folder.parent):
         found = sorted(each.parent for each in place.glob("*/recipe.yaml"))[-8:] if place.is_dir() else []
         if found:
             return f" Available: {', '.join(map(str, found))}."

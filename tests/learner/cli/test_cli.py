@@ -279,3 +279,17 @@ def test_traceback_shows_where_a_problem_was_found(first, capsys):
     first.with_name("models.py").write_text("def broken(:\n")
     assert main(["run", str(first), "--traceback"]) == 2
     assert "SyntaxError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["init", "first"], "learner init second."),
+        (["run", "nothing.yaml"], "Available: first/recipe.yaml."),
+        (["report", "nothing"], "Available: runs/recipe-1."),
+    ],
+)
+def test_a_hint_names_what_exists_and_not_what_failed(first, words, hint, capsys):
+    assert main(["run", str(first), "fit.epochs=1"]) == 0
+    assert main(words) == 2
+    assert hint in " ".join(capsys.readouterr().err.split())
