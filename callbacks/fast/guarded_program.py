@@ -249,15 +249,11 @@ def refuse(message: str, *_: Any, **__: Any) -> None:
 
 def compiled(backend: Backend, graph: Any, inputs: list[Any], *, graphs: bool) -> Any:
     """The graph as code."""
-    if not isinstance(backend, str):
-        return backend(graph, inputs)
     registry: Any = import_module("torch._dynamo")
-    make = registry.lookup_backend(backend)
-    if backend != "inductor":
-        return make(graph, inputs)
     # random numbers are those of the ordinary step; guards compare sizes already
-    options = {"fallback_random": True, "size_asserts": False, "triton.cudagraphs": graphs}
-    return make(graph, inputs, config_patches=options)
+    patches = {"fallback_random": True, "size_asserts": False, "triton.cudagraphs": graphs}
+    options = {"config_patches": patches} if backend == "inductor" else {}
+    return registry.lookup_backend(backend)(graph, inputs, **options)
 
 
 def unwrapped(made: Any, args: tuple[Any, ...]) -> tuple[Callable[..., Any], Any]:

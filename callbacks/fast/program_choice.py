@@ -28,24 +28,23 @@ UNCOMPILED = ("eager", "aot_eager")  #: backends that generate no code, so nobod
 
 
 class Programs:
-    """The programs of a `WholeStep`.
+    """The programs of a `WholeStep` in a fit.
 
-    They outlive a fit, since compiling takes seconds: the next fit uses them again, after a new comparison
-    with the ordinary step.
+    Args:
+        backend: what compiles.
+        n_kinds: how many kinds of batches get a program.
+        graphs: are programs recorded as CUDA graphs?
+        earlier: those of the last fit. Compiling takes seconds, so those that it has used are used again,
+            after a new comparison with the ordinary step.
     """
 
-    def __init__(self) -> None:
-        self.backend: Backend = ""
-        self.n_kinds, self.graphs = 0, False
-        self.clear()
-        self.begin("", 0, graphs=False)
-
-    def begin(self, backend: Backend, n_kinds: int, *, graphs: bool) -> None:
-        """Start a fit: drop programs that the last one has not used, and compare the others again."""
-        if (backend, n_kinds, graphs) != (self.backend, self.n_kinds, self.graphs):
-            self.backend, self.n_kinds, self.graphs = backend, n_kinds, graphs
-            self.clear()
-        self._all = [each for each in self._all if each.n_unproven < N_PROVEN]
+    def __init__(self, backend: Backend, n_kinds: int, *, graphs: bool, earlier: Programs | None = None):
+        self.backend, self.n_kinds, self.graphs = backend, n_kinds, graphs
+        self._all: list[Program] = []
+        self._ratios: list[float] = N_TIMED * [1.0] if backend in UNCOMPILED else []
+        if earlier is not None and (earlier.backend, earlier.graphs) == (backend, graphs):
+            self._ratios = earlier._ratios
+            self._all = [each for each in earlier._all if each.n_unproven < N_PROVEN]
         for each in self._all:
             each.n_unproven = N_PROVEN
         self._n_made: Counter[str] = Counter()  # by kind
@@ -64,8 +63,7 @@ class Programs:
 
     def clear(self) -> None:
         """Drop all programs."""
-        self._all: list[Program] = []
-        self._ratios: list[float] = N_TIMED * [1.0] if self.backend in UNCOMPILED else []
+        self._all = []
         self.rest()
 
     def run(self, learn: LearnerProtocol, mixed: str, kinds: list[str]) -> Pending | None:

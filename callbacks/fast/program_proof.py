@@ -235,9 +235,9 @@ def largest(tensor: Tensor) -> float:
 def shares_memory(outs: Any, here: dict[str, Any]) -> bool:
     """Does a gradient share memory with another tensor?"""
     preds, loss, grads = outs
-    others = tensors_of(preds, loss, here["params"], here["inputs"], here["targets"])
     places = [place_of(each) for each in grads if each is not None and each.numel()]
-    return len(set(places)) < len(places) or not set(map(place_of, others)).isdisjoint(places)
+    others = map(place_of, tensors_of(preds, loss, *here.values()))
+    return len({*places}) < len(places) or not {*places}.isdisjoint(others)
 
 
 def place_of(tensor: Tensor) -> int:

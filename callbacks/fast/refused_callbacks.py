@@ -20,7 +20,7 @@ REFUSED: dict[type[Callback], str] = {
     RNNRegularizer: "adds to the loss after it is computed: add it in loss_func, or",
     Compile: "compiles the forward pass, which is compiled with the rest already:",
 }
-#: Classes that do nothing, between forward pass and gradients, that the program or `Pending` does not follow.
+#: Classes whose work between forward pass and gradients is allowed for, so that nothing is copied for them.
 FOLLOWED = (MixedPrecision, GradientAccumulation, MCDropout)
 AFTER_PRED = ("after_pred",)
 BEFORE_GRADIENTS = ("after_pred", "after_loss", "before_backward")

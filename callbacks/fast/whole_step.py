@@ -103,14 +103,15 @@ class WholeStep(Callback):
             )
         self.backend, self.update, self.n_programs, self.graphs = backend, update, n_programs, graphs
         self.kinds: list[str] = []
-        self._programs = Programs()
+        self._programs = Programs(backend, n_programs, graphs=graphs)
         self._reason: str | None = None
         self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
         """The attributes without the programs and the learner, which cannot be copied."""
-        left_out = {"_pending": None, "_callbacks": None, "_update": LeanUpdate(len)}
-        return {**vars(self), **left_out, "_programs": Programs()}
+        programs = Programs(self.backend, self.n_programs, graphs=self.graphs)
+        left_out = {"_pending": None, "_callbacks": None, "_update": LeanUpdate(len), "_programs": programs}
+        return {**vars(self), **left_out}
 
     def _forget(self) -> None:
         self._pending: Pending | None = None
@@ -137,8 +138,9 @@ class WholeStep(Callback):
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._forget()
+        earlier = None if self._reason else self._programs
+        self._programs = Programs(self.backend, self.n_programs, graphs=self.graphs, earlier=earlier)
         self._reason, self.kinds = None, []
-        self._programs.begin(self.backend, self.n_programs, graphs=self.graphs)
         self._look(learn)
 
     def _look(self, learn: LearnerProtocol) -> None:
