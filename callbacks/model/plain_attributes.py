@@ -132,8 +132,9 @@ def refilled(there: Any, value: Any) -> Any:
 
     For anything else it is the value itself.
     """
-    if isinstance(there, Tensor) and isinstance(value, Tensor) and there.requires_grad and there.is_leaf:
-        return filled(there, value)
+    if isinstance(there, Tensor):
+        is_trained = there.requires_grad and there.is_leaf and isinstance(value, Tensor)
+        return filled(there, value) if is_trained else value
     if type(there) is type(value) is tuple and len(there) == len(value):
         return tuple(map(refilled, there, value))
     if there is value or type(there) is not type(value) or type(value) not in CONTAINERS[1:]:
