@@ -13,8 +13,9 @@ class ValidateEvery(Callback):
     `step`, `epoch` and the results by name; the rows of the epochs do not change. Training continues as if
     there had been no validation: random states, the order of the data, modes and results are restored. At the
     last step of an epoch there is only one validation. A validation that is ended by Ctrl-C, SIGTERM or an
-    error is not recorded; a fit that resumes there runs it first, unless the unit is a time. Callbacks that
-    use an epoch's results, such as `EarlyStopping`, run at the end of the epoch.
+    error is not recorded; a fit that resumes there runs it first, unless the unit is a time. A callback of
+    yours that counts validation batches counts the first part twice then. Callbacks that use an epoch's
+    results, such as `EarlyStopping`, run at the end of the epoch.
 
     Args:
         every: how often, such as `"200 steps"`, `"1e5 samples"` or `"10 minutes"`.

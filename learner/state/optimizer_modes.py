@@ -57,8 +57,10 @@ def switching(learn: FullLearner) -> Iterator[None]:
 
 
 def add_modes(learn: FullLearner) -> None:
-    """Add both callbacks, as the first and the last one."""
-    learn.loop.connect(learn, (EvalMode(), *learn.callbacks, TrainMode()))
+    """Add both callbacks, as the last one and as the first one, but after the last accumulated update."""
+    own = list(learn.callbacks)
+    n_before = max((at for at, each in enumerate(own, start=1) if each.accumulates_gradients), default=0)
+    learn.loop.connect(learn, (*own[:n_before], EvalMode(), *own[n_before:], TrainMode()))
 
 
 def follow(learn: FullLearner) -> None:

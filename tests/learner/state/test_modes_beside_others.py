@@ -8,6 +8,9 @@ from functools import partial
 import pytest
 import torch
 from schedule_free import ScheduleFreeSGD
+from tiny import line_batches
+from torch import nn
+from torch.nn import functional as F
 from torch.optim import SGD, lr_scheduler
 from upper.moded import KINDS, learner_of, same, weights
 
@@ -15,6 +18,7 @@ from callbacks import (
     EMA,
     SWA,
     Callback,
+    GradientAccumulation,
     LeanStep,
     ParamScheduler,
     TorchScheduler,
@@ -22,6 +26,7 @@ from callbacks import (
     WholeStep,
 )
 from callbacks.schedule.annealers import cos
+from learner import Data, Learner
 
 
 @pytest.mark.parametrize("optimizer", KINDS, ids=["settings", "attribute", "wrapped", "several"])
@@ -84,6 +89,20 @@ def test_swa_averages_the_evaluation_weights_at_the_end_of_each_epoch():
     learn.fit(3)
     mean = [(one + other) / 2 for one, other in zip(ends[1], ends[2], strict=True)]
     assert all(map(torch.allclose, mean, weights(learn)))
+
+
+def test_the_last_accumulated_update_of_a_pass_of_unknown_length_is_in_training_mode():
+    batches = line_batches(3)
+
+    def fitted(train):
+        torch.manual_seed(0)
+        learn = Learner(
+            nn.Linear(1, 1), Data(train), F.mse_loss, ScheduleFreeSGD, [GradientAccumulation(2), EMA(0.5)]
+        )
+        learn.fit(2)
+        return weights(learn)
+
+    assert same(fitted(batches), fitted(lambda: iter(batches)))
 
 
 @pytest.mark.parametrize(
