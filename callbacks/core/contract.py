@@ -183,7 +183,7 @@ class Callback:
         if "only_observes" not in vars(cls):
             cls.only_observes = False
         check_class(cls, Callback, EVENTS, OPERATIONS)
-        if cls.__module__.startswith("callbacks.") and "__init__" in vars(cls):  # users check their own
+        if str(cls.__module__).startswith("callbacks.") and "__init__" in vars(cls):  # users check their own
             cls.__init__ = check_choices(cls.__init__)  # type: ignore[method-assign]
 
     def before_fit(self, learn: LearnerProtocol) -> None:

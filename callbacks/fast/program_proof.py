@@ -16,6 +16,7 @@ from callbacks.core.contract import LearnerProtocol
 from callbacks.core.modules import loss_tensors
 from callbacks.fast.fallback_reasons import Unfit, unknown
 from callbacks.fast.guarded_program import Program, step, tensors_of
+from callbacks.fast.refused_callbacks import check_owned
 from callbacks.model.named import named_tensors
 from callbacks.record.timer import wait_for
 
@@ -72,6 +73,7 @@ class Proof:
             after, changed = draws.take(), changed_of(program.kept)
             if program.n_unproven:
                 self._compare(self._named(outs))
+                check_owned(self.learn, [*program.read(self.here), *(program.trained or ())])
             else:
                 self._undo()
                 self.ratios.append(seconds / max(self._timed(step)[1], 1e-9))

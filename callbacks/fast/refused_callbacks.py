@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from torch import Tensor, nn
+
 from callbacks.core.contract import Callback, LearnerProtocol
 from callbacks.core.registry import describe
 from callbacks.fast.fallback_reasons import Unfit
@@ -83,3 +85,15 @@ def check_overridden(owner: Callback, learn: LearnerProtocol) -> None:
         owners = [each for each in type(learn).__mro__ if name in vars(each)]
         if len(owners) > 1:
             raise Unfit(f"{owners[0].__name__} overrides {name}")
+
+
+def check_owned(learn: LearnerProtocol, tensors: list[Tensor]) -> None:
+    """Refuse a loss that reads a module of a callback, which may train it between forward pass and loss."""
+    known = set(map(id, tensors)) - set(map(id, learn.model.parameters()))
+    for each in callbacks_that_change(learn, AFTER_PRED):
+        for name, module in vars(each).items():
+            if isinstance(module, nn.Module) and any(id(part) in known for part in module.parameters()):
+                raise Unfit(
+                    f"the loss reads {describe(each)}.{name}, which {describe(each)} may change in "
+                    "after_pred, after the program has run"
+                )
