@@ -26,11 +26,13 @@ class Pending:
     preds: Any
     loss: Tensor
     grads: list[Tensor | None]  #: of `program.trained`
-    seen: list[tuple[Tensor, int, Tensor]] = field(default_factory=list)  #: by `remember`
+    seen: list[tuple[Tensor, int, Tensor | None]] = field(default_factory=list)  #: by `remember`
 
-    def remember(self) -> None:
-        """Copy the tensors that the step reads and predicts, if callbacks may change them from now on."""
-        self.seen = [(each, version_of(each), each.detach().clone()) for each in self._read()]
+    def remember(self, *, copy: bool) -> None:
+        """Note how often the tensors that the step reads and predicts were written to, or also copy them."""
+        self.seen = [
+            (each, version_of(each), each.detach().clone() if copy else None) for each in self._read()
+        ]
 
     def _read(self) -> list[Tensor]:
         return tensors_of(self.preds, self.here["targets"]) + self.program.read(self.here)
@@ -45,7 +47,7 @@ class Pending:
             raise changed(learn, "targets or loss function", AFTER_PRED)
         with torch.no_grad():
             is_same = self.program.fits(here) and are_same(self._read(), [each for each, _, _ in self.seen])
-            if not is_same or any(differ(each, then) for each, _, then in self.seen):
+            if not is_same or any(version_of(one) != n or differ(one, then) for one, n, then in self.seen):
                 raise changed(learn, "something that the loss reads", AFTER_PRED)
 
     def check_gradients(self, learn: LearnerProtocol) -> None:
@@ -96,7 +98,9 @@ def version_of(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def differ(tensor: Tensor, then: Tensor) -> bool:
-    """Has a tensor changed? NaN equals NaN."""
+def differ(tensor: Tensor, then: Tensor | None) -> bool:
+    """Does a tensor differ from its copy, if there is one? NaN equals NaN."""
     tensor = tensor.detach()
-    return not (tensor.is_meta or torch.equal(tensor, then) or tensor.isclose(then, 0, 0, True).all().item())
+    return then is not None and not (
+        tensor.is_meta or torch.equal(tensor, then) or tensor.isclose(then, 0, 0, True).all().item()
+    )

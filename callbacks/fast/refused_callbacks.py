@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import CodeType, FunctionType
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -85,6 +87,23 @@ def check_overridden(owner: Callback, learn: LearnerProtocol) -> None:
         owners = [each for each in type(learn).__mro__ if name in vars(each)]
         if len(owners) > 1:
             raise Unfit(f"{owners[0].__name__} overrides {name}")
+
+
+def writes_uncounted(function: Any, depth: int = 3) -> bool:
+    """Does a function, or one that it names, use `data` or `numpy`? Torch counts no writes through these."""
+    function = getattr(function, "__func__", function)
+    if not isinstance(function, FunctionType) or str(function.__module__).startswith("torch"):
+        return False
+    codes = [function.__code__]
+    for code in codes:  # the functions within follow
+        codes += [each for each in code.co_consts if isinstance(each, CodeType)]
+    names = {name for code in codes for name in code.co_names}
+    if not names.isdisjoint(("data", "numpy")):
+        return True
+    held = [each.cell_contents for each in function.__closure__ or ()]
+    return depth > 0 and any(
+        writes_uncounted(each, depth - 1) for each in (*map(function.__globals__.get, names), *held)
+    )
 
 
 def check_owned(learn: LearnerProtocol, tensors: list[Tensor]) -> None:

@@ -22,6 +22,7 @@ from callbacks.fast.refused_callbacks import (
     callbacks_that_change,
     check_overridden,
     check_together,
+    writes_uncounted,
 )
 from callbacks.place.layout import check_backend
 from callbacks.step.precision import MixedPrecision
@@ -119,7 +120,7 @@ class WholeStep(Callback):
         self._callbacks: Any = None
         self._mixed = ""
         self._update = LeanUpdate(len)  # called with a reason that nobody needs to know
-        self._checks_read = self._checks_gradients = False
+        self._checks_read = self._checks_gradients = self._copies = False
 
     @property
     def fallback(self) -> str | None:
@@ -150,7 +151,9 @@ class WholeStep(Callback):
         check_together(self, learn)
         self._callbacks = learn.callbacks
         self._checks_read = bool(callbacks_that_change(learn, AFTER_PRED))
-        self._checks_gradients = bool(callbacks_that_change(learn, BEFORE_GRADIENTS))
+        suspects = callbacks_that_change(learn, BEFORE_GRADIENTS)
+        hooks = [getattr(each, event) for each in suspects for event in BEFORE_GRADIENTS]
+        self._checks_gradients, self._copies = bool(suspects), any(map(writes_uncounted, hooks))
         is_mixed = any(isinstance(each, MixedPrecision) for each in learn.callbacks)
         kind = learn.device.type if is_mixed else ""
         self._mixed = "cpu" if kind == "meta" else kind
@@ -182,8 +185,8 @@ class WholeStep(Callback):
             learn.forward()
             return
         learn.preds = self._pending.preds
-        if self._checks_gradients:
-            self._pending.remember()
+        if self._checks_read or self._copies:
+            self._pending.remember(copy=self._copies)
 
     def _fall_back(self, reason: Unfit) -> None:
         """Take the ordinary step from now on."""
